@@ -1,0 +1,1 @@
+"""Tools around the project: set-up, launching, checks, benchmarks."""
