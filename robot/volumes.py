@@ -1,0 +1,105 @@
+"""Where the parts of an arm are against what surrounds it: tool box, arm box, table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot.arm import Joints
+from robot.kinematics import LINKS, TOOL_SITE, frames
+from robot.limits import SafetyLimits
+
+type Floats = NDArray[np.float64]
+type Bound = tuple[str, str]
+"""A rule and what it is about, e.g. `("tool_box", "z")` or `("table", "gripper")`."""
+
+MOVING_LINKS: Final = LINKS[1:]
+FINGERS: Final = ("gripper", "moving_jaw")
+_GRIPPER = MOVING_LINKS.index("gripper")
+_POINTS = Path(__file__).with_name("link_points.npz")
+
+
+def link_points() -> Mapping[str, tuple[Floats, float]]:
+    """Return each moving link's points in its own frame, shape (n, 3), and their margin in metres.
+
+    They are vertices of the convex hull of the link's meshes and collision shapes; the hull sticks
+    out of them by the margin at most. Made by `ops/make_link_points.py` from MuJoCo Menagerie's
+    SO-101 as so101-nexus ships it (both Apache-2.0).
+    """
+    with np.load(_POINTS, allow_pickle=False) as stored:
+        return {link: (stored[link], float(stored[f"{link}_margin"])) for link in MOVING_LINKS}
+
+
+class Volumes:
+    """How far a pose is outside what is allowed, bound by bound."""
+
+    def __init__(self, limits: SafetyLimits) -> None:
+        """Precompute points and bounds."""
+        shapes = [link_points()[link] for link in MOVING_LINKS]
+        margins = np.array([margin for _, margin in shapes])
+        self._points = _padded([points for points, _ in shapes])
+        self._corners = _padded([_corners(points, margin) for points, margin in shapes])
+        self._tool = np.append(TOOL_SITE, 1.0)
+        self._tool_box, self._arm_box = limits.tool_box, limits.arm_box
+        table = limits.table_z + _clearances(limits)
+        # Of two floors only the higher one can ever be the reason.
+        self._on_table = table >= limits.arm_box.lower[2]
+        self._floor = (np.maximum(table, limits.arm_box.lower[2]) + margins)[:, None]
+
+    def violations(self, joints: Joints) -> Floats:
+        """Return by how much each bound is exceeded, metres, shape (14, n, 3), for joints (n, 6).
+
+        Rows are the six links' lower and upper bounds, then the tool's; `bound` names an entry.
+        Negative numbers are what is left. Heights above the table are exact to the points' margins;
+        against the other sides of the arm box a link counts as the box around it.
+        """
+        links = frames(joints)  # (6, n, 3, 4)
+        found = np.empty((14, len(joints), 3))
+        # Reducing along the first axis of an array is what numpy does fastest.
+        corners = np.empty((8, *links.shape[:3]))
+        by_link = corners.reshape(8, len(links), -1).transpose(1, 2, 0)
+        np.matmul(links.reshape(len(links), -1, 4), self._corners, out=by_link)
+        np.subtract(self._arm_box.lower, corners.min(0), out=found[:6])
+        np.subtract(corners.max(0), self._arm_box.upper, out=found[6:12])
+        lowest = (links[:, :, 2] @ self._points).min(-1)
+        np.subtract(self._floor, lowest, out=found[:6, :, 2])
+        tool = links[_GRIPPER] @ self._tool
+        np.subtract(self._tool_box.lower, tool, out=found[12])
+        np.subtract(tool, self._tool_box.upper, out=found[13])
+        return found
+
+    def bound(self, row: int, axis: int) -> Bound:
+        """Return what an entry of `violations` is about."""
+        if row >= 2 * len(MOVING_LINKS):
+            return "tool_box", "xyz"[axis]
+        link = row % len(MOVING_LINKS)
+        if axis == 2 and row < len(MOVING_LINKS) and self._on_table[link]:
+            return "table", MOVING_LINKS[link]
+        return "arm_box", MOVING_LINKS[link]
+
+
+def _clearances(limits: SafetyLimits) -> Floats:
+    return np.array(
+        [
+            limits.finger_clearance if link in FINGERS else limits.link_clearance
+            for link in MOVING_LINKS
+        ]
+    )
+
+
+def _padded(shapes: Sequence[Floats]) -> Floats:
+    """Return homogeneous points by column, shape (link, 4, most); fewer points are repeated."""
+    most = max(len(points) for points in shapes)
+    padded = np.ones((len(shapes), 4, most))
+    for row, points in zip(padded, shapes, strict=True):
+        row[:3] = points[np.arange(most) % len(points)].T
+    return padded
+
+
+def _corners(points: Floats, margin: float) -> Floats:
+    """Return the corners, shape (8, 3), of the box around points and their margin."""
+    sides = np.array([points.min(0) - margin, points.max(0) + margin])
+    ends = np.array(list(np.ndindex(2, 2, 2)))
+    return sides[ends, np.arange(3)]

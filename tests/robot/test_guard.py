@@ -1,0 +1,489 @@
+"""No proposal gets an arm past its limits; MuJoCo judges, with shapes of its own."""
+
+import dataclasses
+from importlib.resources import files
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
+from scipy.spatial import ConvexHull
+
+from robot.arm import JOINTS, frozen, to_radians
+from robot.guard import Guard, GuardedArm
+from robot.kinematics import inverse, tool_position
+from robot.limits import Box, SafetyLimits
+
+LIMITS = SafetyLimits.load(Path(__file__).parents[2] / "conf" / "safety" / "default.yaml")
+GUARD = Guard(LIMITS)
+START = frozen([0, -40, 38, 88, 90, 20])
+ON_TABLE = frozen([0, -97, 92, 69, 90, 45])
+DT = 0.05
+FINGERS = ("gripper", "camera_mount", "moving_jaw_so101_v1")
+ROUNDING = 1e-6
+BOW = 1e-4
+"""How far a tool may bow out between two checked poses of a 120 deg/s step, metres."""
+
+
+class Judge:
+    """The arm in MuJoCo: the hull of all meshes and collision boxes of each moving body."""
+
+    def __init__(self):
+        asset = files("so101_nexus") / "assets" / "SO101_menagerie" / "so101.xml"
+        self.model = mujoco.MjModel.from_xml_path(str(asset))
+        self.data = mujoco.MjData(self.model)
+        self.addresses = [self.model.joint(name).qposadr[0] for name in JOINTS]
+        self.hulls = [
+            (body, self.model.body(body).name in FINGERS, self._hull(body))
+            for body in range(2, self.model.nbody)
+        ]
+
+    def _hull(self, body):
+        """Return the vertices of the convex hull of a body's meshes and boxes, in its frame."""
+        model, points = self.model, []
+        for geom in np.flatnonzero(model.geom_bodyid == body):
+            rot = np.zeros(9)
+            mujoco.mju_quat2Mat(rot, model.geom_quat[geom])
+            if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
+                mesh = model.geom_dataid[geom]
+                first = model.mesh_vertadr[mesh]
+                shape = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]
+            elif model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX:
+                shape = model.geom_size[geom] * (2.0 * np.array(list(np.ndindex(2, 2, 2))) - 1)
+            else:
+                continue
+            points.append(shape @ rot.reshape(3, 3).T + model.geom_pos[geom])
+        cloud = np.concatenate(points)
+        return cloud[ConvexHull(cloud).vertices]
+
+    def see(self, joints):
+        self.data.qpos[self.addresses] = to_radians(joints)
+        mujoco.mj_kinematics(self.model, self.data)
+
+    def tool(self, joints):
+        self.see(joints)
+        return self.data.site("gripperframe").xpos.copy()
+
+    def violations(self, joints):
+        """Metres outside: tool box (6), arm box (6), fingers and links over the table (2)."""
+        tool = self.tool(joints)
+        low, high = np.full(3, np.inf), np.full(3, -np.inf)
+        lowest = {True: np.inf, False: np.inf}
+        for body, finger, points in self.hulls:
+            places = points @ self.data.xmat[body].reshape(3, 3).T + self.data.xpos[body]
+            low, high = np.minimum(low, places.min(0)), np.maximum(high, places.max(0))
+            lowest[finger] = min(lowest[finger], places[:, 2].min())
+        outside = [
+            LIMITS.tool_box.lower - tool,
+            tool - LIMITS.tool_box.upper,
+            LIMITS.arm_box.lower - low,
+            high - LIMITS.arm_box.upper,
+            [LIMITS.finger_clearance - lowest[True], LIMITS.link_clearance - lowest[False]],
+        ]
+        return np.concatenate(outside)
+
+
+JUDGE = Judge()
+
+
+def poses(scale=1.0):
+    middle, half = (
+        (LIMITS.joint_upper + LIMITS.joint_lower) / 2,
+        (LIMITS.joint_upper - LIMITS.joint_lower) / 2,
+    )
+    unit = arrays(np.float64, 6, elements=st.floats(-1, 1))
+    return unit.map(lambda values: middle + scale * half * values)
+
+
+def rules(command):
+    return {event.rule for event in command.events}
+
+
+def assert_servo_limits(command, last):
+    step = np.abs(command.joint_target - last)
+    assert (step <= LIMITS.max_speed * DT + 1e-9).all()
+    assert (command.joint_target >= LIMITS.joint_lower).all()
+    assert (command.joint_target <= LIMITS.joint_upper).all()
+
+
+def follow(proposals, last):
+    """Yield (last, command) of an ideal arm that is where it was told to be."""
+    for proposal in proposals:
+        command = GUARD.check(proposal, last=last, measured=last, dt=DT)
+        yield last, command
+        last = command.joint_target
+
+
+def check_promises(proposals):
+    for last, command in follow(proposals, START):
+        assert_servo_limits(command, last)
+        for share in np.linspace(0, 1, 9):
+            point = last + share * (command.joint_target - last)
+            assert JUDGE.violations(point).max() <= ROUNDING
+        between = last + 7 / 16 * (command.joint_target - last)
+        assert JUDGE.violations(between).max() <= BOW
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(poses(scale=3.0), min_size=1, max_size=8))
+def test_no_sequence_of_wild_proposals_leaves_the_limits(proposals):
+    check_promises(proposals)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 0.36), st.floats(-0.24, 0.24), st.floats(-0.05, 0.1)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_no_pushing_into_the_table_leaves_the_limits(goals):
+    proposals, last = [], START
+    for goal in goals:
+        for _ in range(5):
+            last = inverse(
+                np.array(goal),
+                start=last,
+                lower=LIMITS.joint_lower,
+                upper=LIMITS.joint_upper,
+                roll=90.0,
+            )
+            proposals.append(last)
+    check_promises(proposals)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(st.lists(poses(scale=3.0), min_size=1, max_size=20))
+def test_no_long_sequence_of_wild_proposals_leaves_the_limits(proposals):
+    check_promises(proposals)
+
+
+@settings(max_examples=150, deadline=None)
+@given(last=poses(), proposal=poses(), measured=poses())
+def test_from_any_pose_range_and_speed_hold_and_nothing_gets_worse(last, proposal, measured):
+    command = GUARD.check(proposal, last=last, measured=measured, dt=DT)
+    assert_servo_limits(command, last)
+    # What MuJoCo measures exactly the guard may overestimate by its points' margin, 1 mm at most.
+    allowed = np.maximum(JUDGE.violations(last), 0.0)
+    for share in np.linspace(0, 1, 9)[1:]:
+        point = last + share * (command.joint_target - last)
+        worse = JUDGE.violations(point) - allowed
+        assert worse[:6].max() <= ROUNDING
+        assert worse[[8, 12, 13]].max() <= 1e-3
+
+
+@settings(max_examples=100, deadline=None)
+@given(last=poses(), proposal=poses())
+def test_no_bound_that_the_guard_sees_gets_worse_on_the_way(last, proposal):
+    command = GUARD.check(proposal, last=last, measured=last, dt=DT)
+    path = last + np.linspace(0, 1, 9)[:, None] * (command.joint_target - last)
+    found = GUARD.volumes.violations(path)
+    assert (found <= np.maximum(found[:, :1], 0.0) + 1e-9).all()
+
+
+def test_an_arm_below_its_table_may_only_rise():
+    up, down = ON_TABLE.copy(), ON_TABLE.copy()
+    up[3] -= 3.0
+    down[3] += 3.0
+    rising = GUARD.check(up, last=ON_TABLE, measured=ON_TABLE, dt=DT)
+    sinking = GUARD.check(down, last=ON_TABLE, measured=ON_TABLE, dt=DT)
+    np.testing.assert_array_equal(rising.joint_target, up)
+    np.testing.assert_array_equal(sinking.joint_target, ON_TABLE)
+    assert {"tool_box:z", "table:gripper"} <= {str(event) for event in sinking.events}
+
+
+def test_a_pose_outside_its_ranges_comes_back_a_step_at_a_time():
+    outside = START.copy()
+    outside[5] = -20.0
+    command = GUARD.check(START, last=outside, measured=outside, dt=DT)
+    assert command.joint_target[5] == pytest.approx(-20.0 + LIMITS.max_speed[5] * DT)
+
+
+@pytest.mark.parametrize("joint", range(6))
+@pytest.mark.parametrize("way", [-1, 1])
+def test_a_joint_is_driven_to_the_end_of_its_range_and_no_further(joint, way):
+    free = Box(lower=frozen([-2, -2, -2]), upper=frozen([2, 2, 2]))
+    guard = Guard(dataclasses.replace(LIMITS, tool_box=free, arm_box=free, table_z=-2.0))
+    last, seen = START, set()
+    for _ in range(60):
+        beyond = START.copy()
+        beyond[joint] = way * 1e6
+        command = guard.check(beyond, last=last, measured=last, dt=DT)
+        last = command.joint_target
+        seen |= {str(event) for event in command.events}
+    limit = (LIMITS.joint_lower if way < 0 else LIMITS.joint_upper)[joint]
+    assert last[joint] == limit
+    assert seen == {f"range:{JOINTS[joint]}", f"step:{JOINTS[joint]}"}
+
+
+@pytest.mark.parametrize("joint", range(6))
+def test_a_joint_that_does_not_follow_is_led_only_so_far(joint):
+    last = START
+    events = ()
+    for _ in range(20):
+        proposal = last.copy()
+        proposal[joint] += 2.0 if joint == 5 else -2.0
+        command = GUARD.check(proposal, last=last, measured=START, dt=DT)
+        last, events = command.joint_target, events + command.events
+    assert abs(START[joint] - last[joint]) <= LIMITS.max_lead[joint] + 1e-9
+    if joint not in {1, 2, 3}:
+        assert f"lead:{JOINTS[joint]}" in {str(event) for event in events}
+
+
+def test_the_step_outranks_the_lead():
+    pushed_away = START + frozen([-40, 0, 0, 0, 0, 0])
+    command = GUARD.check(START, last=START, measured=pushed_away, dt=DT)
+    assert START[0] - command.joint_target[0] == pytest.approx(LIMITS.max_speed[0] * DT)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("way", [-1, 1])
+def test_the_tool_is_driven_to_each_side_of_its_box_and_no_further(axis, way):
+    last, seen = START, set()
+    for _ in range(80):
+        goal = tool_position(last)
+        goal[axis] += way * 0.02
+        proposal = inverse(
+            goal, start=last, lower=LIMITS.joint_lower, upper=LIMITS.joint_upper, tilt_weight=0.0
+        )
+        command = GUARD.check(proposal, last=last, measured=last, dt=DT)
+        last = command.joint_target
+        seen |= rules(command)
+    side = (LIMITS.tool_box.lower if way < 0 else LIMITS.tool_box.upper)[axis]
+    assert way * (JUDGE.tool(last)[axis] - side) <= ROUNDING
+    assert seen & {"tool_box", "arm_box", "table"}
+
+
+def test_an_arm_that_presses_on_its_floor_still_closes_its_gripper():
+    low = inverse(
+        np.array([0.2, 0.0, LIMITS.tool_box.lower[2] + 1e-9]),
+        start=START,
+        lower=LIMITS.joint_lower,
+        upper=LIMITS.joint_upper,
+        roll=90.0,
+        iterations=60,
+    )
+    pressing = inverse(
+        np.array([0.2, 0.0, 0.0]),
+        start=low,
+        lower=LIMITS.joint_lower,
+        upper=LIMITS.joint_upper,
+        roll=90.0,
+    )
+    pressing[5] = low[5] - 5.0
+    command = GUARD.check(pressing, last=low, measured=low, dt=DT)
+    np.testing.assert_array_equal(command.joint_target[:5], low[:5])
+    assert command.joint_target[5] == pressing[5]
+
+
+def test_a_grasp_just_above_the_table_is_allowed_over_the_workspace():
+    last = START
+    for x in np.linspace(0.15, 0.30, 4):
+        for y in (-0.13, 0.0, 0.13):
+            for goal in ([x, y, 0.05], [x, y, 0.0115], [x, y, 0.05]):
+                last = drive(last, np.array(goal))
+                assert np.linalg.norm(tool_position(last) - goal) < 1e-3, goal
+
+
+def drive(last, goal):
+    for _ in range(60):
+        way = goal - tool_position(last)
+        step = tool_position(last) + way * min(1.0, 0.0125 / max(np.linalg.norm(way), 1e-9))
+        proposal = inverse(
+            step, start=last, lower=LIMITS.joint_lower, upper=LIMITS.joint_upper, roll=90.0
+        )
+        last = GUARD.check(proposal, last=last, measured=last, dt=DT).joint_target
+    return last
+
+
+@pytest.mark.parametrize(
+    ("proposal", "reason"),
+    [
+        (np.full(6, np.nan), "not_finite"),
+        (np.array([0, 0, 0, 0, 0, np.inf]), "not_finite"),
+        (np.zeros(6, np.longdouble), "wrong_dtype"),
+        (np.zeros(5), "wrong_shape"),
+        (np.zeros((1, 6)), "wrong_shape"),
+        (np.zeros(()), "wrong_shape"),
+        (np.ones(6, bool), "wrong_dtype"),
+        (np.array(["0"] * 6), "wrong_dtype"),
+        (np.zeros(6, object), "wrong_dtype"),
+        (np.zeros(6, complex), "wrong_dtype"),
+        (np.ma.masked_array(np.zeros(6), mask=[1] * 6), "not_an_array"),
+        ([0.0] * 6, "not_an_array"),
+        ({"shoulder_pan": 0.0}, "not_an_array"),
+        (None, "not_an_array"),
+        ("stop", "not_an_array"),
+    ],
+)
+def test_what_is_not_six_numbers_is_refused_and_the_arm_held(proposal, reason):
+    command = GUARD.check(proposal, last=START, measured=START, dt=DT)
+    np.testing.assert_array_equal(command.joint_target, START)
+    assert [str(event) for event in command.events] == [f"refused:{reason}"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    scalar_dtypes().flatmap(
+        lambda dtype: arrays(dtype, array_shapes(min_dims=0, max_dims=3, max_side=7))
+    )
+)
+def test_no_array_whatsoever_breaks_the_guard(proposal):
+    command = GUARD.check(proposal, last=START, measured=START, dt=DT)
+    assert np.isfinite(command.joint_target).all()
+    assert_servo_limits(command, START)
+    numeric = proposal.dtype.kind in "fiu" and proposal.shape == (6,)
+    assert ("refused" in rules(command)) or (numeric and np.isfinite(proposal).all())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.int64, ">f8"])
+def test_any_real_number_type_is_understood(dtype):
+    wanted = np.array([1, -40, 38, 88, 90, 20], dtype)
+    command = GUARD.check(wanted, last=START, measured=START, dt=DT)
+    np.testing.assert_array_equal(command.joint_target, wanted.astype(float))
+    assert command.events == ()
+
+
+@pytest.mark.parametrize("age_s", [0.501, 5.0, 3600.0, -3600.0, np.nan, np.inf])
+def test_an_answer_to_an_old_or_future_observation_is_refused(age_s):
+    command = GUARD.check(START + 1.0, last=START, measured=START, dt=DT, age_s=age_s)
+    np.testing.assert_array_equal(command.joint_target, START)
+    assert [str(event) for event in command.events] == ["refused:stale"]
+
+
+def test_a_broken_encoder_holds_the_arm():
+    broken = START.copy()
+    broken[2] = np.nan
+    command = GUARD.check(START + 1.0, last=START, measured=broken, dt=DT)
+    np.testing.assert_array_equal(command.joint_target, START)
+    assert [str(event) for event in command.events] == ["refused:measured_not_finite"]
+
+
+@pytest.mark.parametrize("dt", [-0.05, np.nan, np.inf])
+def test_a_broken_interval_holds_the_arm(dt):
+    command = GUARD.check(START + 1.0, last=START, measured=START, dt=dt)
+    assert [str(event) for event in command.events] == ["refused:bad_interval"]
+
+
+def test_the_guard_changes_none_of_its_arguments():
+    proposal = START + 1.0
+    GUARD.check(proposal, last=START, measured=START, dt=DT)
+    np.testing.assert_array_equal(proposal, START + 1.0)
+
+
+class StillClock:
+    def __init__(self):
+        self.time = 100.0
+
+    def now(self):
+        return self.time
+
+    def sleep_until(self, moment):
+        self.time = moment
+
+
+class FakeArm:
+    """An arm that is wherever `pos` says and writes down what it is told."""
+
+    def __init__(self):
+        self.pos = START.copy()
+        self.sent = []
+        self.closed = False
+
+    def joint_pos(self):
+        return self.pos.copy()
+
+    def frames(self):
+        return {"front": "picture"}
+
+    def command(self, joint_target):
+        self.sent.append(np.array(joint_target))
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def arm():
+    return FakeArm()
+
+
+@pytest.fixture
+def clock():
+    return StillClock()
+
+
+@pytest.fixture
+def guarded(arm, clock):
+    return GuardedArm(arm, GUARD, clock, period_s=DT)
+
+
+def test_the_first_step_is_counted_from_where_the_arm_is(guarded, arm, clock):
+    arm.pos = START + frozen([30, 0, 0, 0, 0, 0])
+    command = guarded.command(START, stamp=clock.now())
+    assert arm.pos[0] - command.joint_target[0] == pytest.approx(LIMITS.max_speed[0] * DT)
+
+
+def test_what_is_sent_is_what_the_command_says(guarded, arm, clock):
+    command = guarded.command(START + 100.0, stamp=clock.now())
+    np.testing.assert_array_equal(arm.sent[-1], command.joint_target)
+    np.testing.assert_array_equal(guarded.observe().joint_target, command.joint_target)
+
+
+def test_commands_in_a_burst_do_not_add_up_to_speed(guarded, arm, clock):
+    wanted = START + frozen([30, 0, 0, 0, 0, 0])
+    for _ in range(10):
+        guarded.command(wanted, stamp=clock.now())
+    assert arm.sent[-1][0] - START[0] == pytest.approx(LIMITS.max_speed[0] * DT)
+
+
+def test_a_pause_gives_no_leave_for_a_jump(guarded, arm, clock):
+    guarded.command(START, stamp=clock.now())
+    clock.time += 10.0
+    guarded.command(START + frozen([60, 0, 0, 0, 0, 0]), stamp=clock.now())
+    assert arm.sent[-1][0] - START[0] == pytest.approx(LIMITS.max_speed[0] * DT)
+
+
+def test_an_old_observation_moves_nothing(guarded, arm, clock):
+    stamp = guarded.observe().stamp
+    clock.time += 0.6
+    guarded.command(START + 1.0, stamp=stamp)
+    np.testing.assert_array_equal(arm.sent[-1], START)
+    assert guarded.events["refused"] == 1
+
+
+def test_hold_sends_the_last_command_even_if_the_arm_sagged(guarded, arm, clock):
+    command = guarded.command(START + 1.0, stamp=clock.now())
+    arm.pos = START - 3.0
+    guarded.hold()
+    np.testing.assert_array_equal(arm.sent[-1], command.joint_target)
+
+
+def test_after_a_hand_move_a_latched_arm_starts_from_where_it_was_put(guarded, arm, clock):
+    guarded.command(START, stamp=clock.now())
+    arm.pos = START + frozen([50, 0, 0, 0, 0, 0])
+    guarded.latch()
+    clock.time += 1.0
+    guarded.command(START, stamp=clock.now())
+    assert arm.pos[0] - arm.sent[-1][0] == pytest.approx(LIMITS.max_speed[0] * DT)
+
+
+def test_events_are_counted_by_rule(guarded, clock):
+    guarded.command(START + frozen([30, 0, 0, 0, 30, 0]), stamp=clock.now())
+    guarded.command(np.full(6, np.nan), stamp=clock.now())
+    assert guarded.events == {"step": 2, "refused": 1}
+
+
+def test_an_observation_without_frames_draws_none(guarded, arm):
+    arm.frames = None
+    assert guarded.observe(frames=False).frames == {}
+
+
+def test_closing_a_guarded_arm_closes_the_arm(guarded, arm):
+    guarded.close()
+    assert arm.closed
