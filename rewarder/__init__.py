@@ -1,0 +1,1 @@
+"""A clip and a goal in, a reward out."""

@@ -1,0 +1,263 @@
+"""The reward service over HTTP, around any `RewardModel`.
+
+`POST /score` and `POST /score_batch` take clips as JSON (`rewarder.messages`); `GET /health`,
+`/ready` and `/metrics` say how the service is. Every refusal is `{code, message, request_id}`.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import prometheus_client as prometheus
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from rewarder.messages import MAX_BYTES, BatchBody, ClipBody, score_message
+from rewarder.reward import NoScore, RewardModel
+
+log = structlog.get_logger(__name__)
+
+READ_TIMEOUT_S = 5.0
+"""How long a request may take to arrive."""
+RETRY_AFTER_S = 1
+REQUEST_ID = "X-Request-Id"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+_PUBLIC = {"/health"}
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class RefusedError(Exception):
+    """A request that is answered with a reason instead of a score."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        """Say why, to the client."""
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class Metrics:
+    """Counters of one service."""
+
+    def __init__(self) -> None:
+        """Count from zero."""
+        self.registry = registry = prometheus.CollectorRegistry()
+        self.requests = prometheus.Counter(
+            "rewarder_requests", "Requests answered", ["path", "status"], registry=registry
+        )
+        self.clips = prometheus.Counter(
+            "rewarder_clips", "Clips by what became of them", ["outcome"], registry=registry
+        )
+        self.seconds = prometheus.Histogram(
+            "rewarder_score_seconds", "Time to score a clip", registry=registry
+        )
+        self.pending = prometheus.Gauge(
+            "rewarder_pending", "Requests that wait or are being scored", registry=registry
+        )
+
+
+class Desk:
+    """Scores in threads, a few at a time, with a short queue before them."""
+
+    def __init__(self, model: RewardModel, *, workers: int, max_pending: int) -> None:
+        """Score with `workers` threads; refuse when `max_pending` requests are at hand."""
+        self.metrics = Metrics()
+        self._model = model
+        self._slots = asyncio.Semaphore(workers)
+        self._max_pending = max_pending
+        self._pending = 0
+
+    async def run(self, work: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
+        """Return what `work` returns in a thread; raise `RefusedError` if the queue is full."""
+        if self._pending >= self._max_pending:
+            raise RefusedError(
+                429, "busy", f"{self._pending} requests are waiting; try again later"
+            )
+        self._pending += 1
+        self.metrics.pending.set(self._pending)
+        try:
+            async with self._slots:
+                return await asyncio.to_thread(work)
+        finally:
+            self._pending -= 1
+            self.metrics.pending.set(self._pending)
+
+    def score(self, read: Callable[[], ClipBody], request_id: str) -> Mapping[str, object]:
+        """Return the answer to one clip; raise `RefusedError` where it cannot be scored."""
+        started = time.perf_counter()
+        try:
+            clip = read().clip()
+        except ValidationError as error:
+            raise _invalid(error) from error
+        except ValueError as error:
+            raise RefusedError(422, "invalid", str(error)) from error
+        try:
+            score = self._model.score(clip)
+        except NoScore as error:
+            self.metrics.clips.labels("no_score").inc()
+            status = 503 if error.retry else 422
+            raise RefusedError(status, "no_score", str(error)) from error
+        elapsed = time.perf_counter() - started
+        self.metrics.seconds.observe(elapsed)
+        self.metrics.clips.labels("scored").inc()
+        return score_message(score, latency_ms=1000 * elapsed, request_id=request_id)
+
+    def score_batch(self, content: bytes, request_id: str) -> Mapping[str, object]:
+        """Return an answer or an error for each clip of a batch."""
+        try:
+            clips = BatchBody.model_validate_json(content).clips
+        except ValidationError as error:
+            raise _invalid(error) from error
+        return {"results": [self._item(c, request_id) for c in clips], "request_id": request_id}
+
+    def _item(self, clip: Any, request_id: str) -> Mapping[str, object]:  # noqa: ANN401 - any JSON
+        try:
+            return self.score(lambda: ClipBody.model_validate(clip), request_id)
+        except RefusedError as refused:
+            return {"error": _problem(refused.code, refused.message, request_id)}
+
+
+def create_app(
+    model: RewardModel, *, token: str | None = None, workers: int = 1, max_pending: int = 16
+) -> FastAPI:
+    """Return the service around a model; with a `token` every path but /health asks for it."""
+    app = FastAPI(title="rewarder", docs_url=None, redoc_url=None, openapi_url=None)
+    desk = Desk(model, workers=workers, max_pending=max_pending)
+    _add_gate(app, desk.metrics, token)
+    _add_errors(app, desk.metrics)
+
+    @app.post("/score")
+    async def score(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
+        content, name = await _json_body(request), request.state.request_id
+        return await desk.run(
+            lambda: desk.score(lambda: ClipBody.model_validate_json(content), name)
+        )
+
+    @app.post("/score_batch")
+    async def score_batch(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
+        content, name = await _json_body(request), request.state.request_id
+        return await desk.run(lambda: desk.score_batch(content, name))
+
+    @app.get("/health")
+    async def health() -> Mapping[str, str]:  # pyright: ignore[reportUnusedFunction]
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> Mapping[str, bool]:  # pyright: ignore[reportUnusedFunction]
+        return {"ready": True}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
+        text = prometheus.generate_latest(desk.metrics.registry)
+        return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _add_gate(app: FastAPI, metrics: Metrics, token: str | None) -> None:
+    """Let in only who may ask; name and count every request."""
+
+    @app.middleware("http")
+    async def gate(  # pyright: ignore[reportUnusedFunction]
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        request.state.request_id = name = uuid.uuid4().hex
+        refused = _not_admitted(request, token)
+        response = _answer(refused, name) if refused else await call_next(request)
+        response.headers[REQUEST_ID] = name
+        path = request.url.path if response.status_code != 404 else "other"
+        metrics.requests.labels(path if refused is None else "other", response.status_code).inc()
+        return response
+
+
+def _not_admitted(request: Request, token: str | None) -> RefusedError | None:
+    """Return why a request is not let in, if so."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin.split("://")[-1] != request.headers.get("host"):
+        return RefusedError(403, "wrong_origin", "pages of other sites may not ask this service")
+    if token is None:
+        # A page that renames its own address to 127.0.0.1 still sends its own name.
+        host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host")
+        if host not in LOOPBACK:
+            return RefusedError(403, "wrong_host", "ask for 127.0.0.1 or localhost")
+    elif request.url.path not in _PUBLIC and not _same(request.headers, token):
+        return RefusedError(
+            401, "unauthorised", "send the service's token as `Authorization: Bearer …`"
+        )
+    return None
+
+
+def _same(headers: Mapping[str, str], token: str) -> bool:
+    given = hashlib.sha256(headers.get("authorization", "").encode()).digest()
+    return hmac.compare_digest(given, hashlib.sha256(f"Bearer {token}".encode()).digest())
+
+
+def _add_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Answer every error with code, sentence and request id."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return _answer(error, request.state.request_id)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
+        code = _CODES.get(error.status_code, "bad_request")
+        refusal = RefusedError(error.status_code, code, str(error.detail))
+        return _answer(refusal, request.state.request_id)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        name = request.state.request_id
+        metrics.requests.labels(request.url.path, 500).inc()
+        log.error("request failed", request_id=name, path=request.url.path, error=repr(error))
+        return _answer(RefusedError(500, "internal", "the service failed; see its log"), name)
+
+
+async def _json_body(request: Request) -> bytes:
+    """Return a whole JSON body; raise `RefusedError` if it is none, too long or too slow."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(415, "not_json", "send application/json")
+    content, length = bytearray(), 0
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            # What is too long is read as well, unkept: who is still sending hears no answer.
+            async for part in request.stream():
+                length += len(part)
+                if length <= MAX_BYTES:
+                    content += part
+    except TimeoutError as error:
+        raise RefusedError(
+            408, "too_slow", f"the request took over {READ_TIMEOUT_S:g} s"
+        ) from error
+    if length > MAX_BYTES:
+        raise RefusedError(413, "too_large", f"a request may have {MAX_BYTES} bytes")
+    return bytes(content)
+
+
+def _invalid(error: ValidationError) -> RefusedError:
+    """Return the first thing that is wrong with a message, in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:100]
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "json_invalid":
+        return RefusedError(400, "not_json", first["msg"])
+    return RefusedError(422, "invalid", f"{where}: {first['msg']}{more}" if where else first["msg"])
+
+
+def _problem(code: str, message: str, request_id: str) -> dict[str, str]:
+    return {"code": code, "message": message, "request_id": request_id}
+
+
+def _answer(refused: RefusedError, request_id: str) -> Response:
+    headers = {REQUEST_ID: request_id}
+    headers |= {"Retry-After": str(RETRY_AFTER_S)} if refused.status in {429, 503} else {}
+    headers |= {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
+    problem = _problem(refused.code, refused.message, request_id)
+    return JSONResponse(problem, refused.status, headers=headers)

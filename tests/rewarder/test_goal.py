@@ -1,0 +1,68 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewarder.goal import FORMS, UnknownGoal, parse_goal, task_goal
+from robot.scene import COLOURS, Item
+
+colours = st.sampled_from(COLOURS)
+
+
+@given(st.sampled_from(sorted(FORMS)), colours, colours)
+def test_a_goal_is_the_sentence_that_names_it(task, thing, place):
+    sentence = FORMS[task].format(thing=thing, place=place)
+    if thing == place and "{place}" in FORMS[task]:
+        with pytest.raises(UnknownGoal, match="one colour"):
+            parse_goal(sentence)
+    else:
+        goal = parse_goal(sentence)
+        assert (str(goal), goal.task, goal.thing) == (sentence, task, Item("cube", thing))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "form"),
+    [
+        ("put the GREEN cube into the blue bowl!", "Put the green cube in the blue bowl."),
+        ("  Please pick   up the red cube ", "Lift the red cube."),
+        ("Place the red cube on the blue cube", "Stack the red cube on the blue cube."),
+        ("slide the blue cube onto the red marker", "Push the blue cube to the red marker."),
+        ("Go to the blue cube", "Reach for the blue cube."),
+    ],
+)
+def test_other_words_for_the_same_goal_are_understood(sentence, form):
+    assert str(parse_goal(sentence)) == form
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "",
+        "Do not put the red cube in the blue bowl.",
+        "Put the yellow banana in the drawer.",
+        "Put the red cube in the blue bowl and then stop",
+        "Lift the red cubes.",
+        "Push the red cube to the blue bowl.",
+    ],
+)
+def test_what_is_not_understood_is_refused_with_the_known_forms(sentence):
+    with pytest.raises(UnknownGoal, match=r"Put the COLOUR cube in the COLOUR bowl\."):
+        parse_goal(sentence)
+
+
+@given(st.text())
+def test_no_text_does_anything_but_parse_or_be_refused(sentence):
+    try:
+        goal = parse_goal(sentence)
+    except UnknownGoal:
+        return
+    assert parse_goal(str(goal)) == goal
+
+
+def test_a_goal_lays_out_what_it_names():
+    layout = task_goal("place", "green", "red").layout
+    assert (str(layout.thing), str(layout.place)) == ("green cube", "red bowl")
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownGoal, match="reach, push, lift, place, stack"):
+        task_goal("fold")
