@@ -1,0 +1,96 @@
+"""Rows of an action chunk as joint targets, the only place where they are read."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot.arm import Joints
+from robot.kinematics import inverse, tool_position
+from robot.limits import SafetyLimits
+
+TOOL_ROLL_DEG = 90.0
+"""Wrist roll with the jaws to the sides, which leaves the front camera's view free."""
+OPEN = 45.0
+"""Widest commanded opening: about 70 mm between the tips, wide enough for a cube at any yaw."""
+
+
+class ActionSpace(Protocol):
+    """A way to read actions, each number from -1 to 1."""
+
+    @property
+    def name(self) -> str:
+        """Return the name that a `PolicySpec` gives."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Return how many numbers an action has."""
+        ...
+
+    def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:
+        """Return where the joints shall be a policy tick after the command `last`, shape (6,)."""
+        ...
+
+
+class EeDelta:
+    """Move the tool: x, y, z in steps of at most `step_m`, and the gripper's opening, absolute."""
+
+    name = "ee_delta"
+    dim = 4
+
+    def __init__(self, limits: SafetyLimits, *, step_m: float = 0.025) -> None:
+        self._limits = limits
+        self._step_m = step_m
+
+    def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:
+        """Return the joints that bring the tool to its next place, kept inside the tool box."""
+        box = self._limits.tool_box
+        move = self._step_m * np.clip(action[:3], -1.0, 1.0)
+        position = np.clip(tool_position(last) + move, box.lower, box.upper)
+        target = inverse(
+            position,
+            start=last,
+            lower=self._limits.joint_lower,
+            upper=self._limits.joint_upper,
+            roll=TOOL_ROLL_DEG,
+        )
+        return _with_gripper(target, action[3])
+
+
+class JointDelta:
+    """Move five joints in steps of at most `step_deg`, and the gripper's opening, absolute."""
+
+    name = "joint_delta"
+    dim = 6
+
+    def __init__(self, limits: SafetyLimits, *, step_deg: float = 8.0) -> None:
+        self._limits = limits
+        self._step_deg = step_deg
+
+    def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:
+        """Return the last command plus the step, within the joints' ranges."""
+        target = last + self._step_deg * np.clip(action, -1.0, 1.0)
+        target = np.clip(target, self._limits.joint_lower, self._limits.joint_upper)
+        return _with_gripper(target, action[5])
+
+
+class JointAbsolute:
+    """Say where the five joints and the gripper shall be: -1 and 1 are the ends of each range."""
+
+    name = "joint_absolute"
+    dim = 6
+
+    def __init__(self, limits: SafetyLimits) -> None:
+        self._lower, self._upper = limits.joint_lower, limits.joint_upper
+
+    def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:  # noqa: ARG002
+        """Return the named place in the joints' ranges; the guard limits how fast it is reached."""
+        share = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1) / 2
+        return self._lower + share * (self._upper - self._lower)
+
+
+def _with_gripper(target: Joints, action: np.float32) -> Joints:
+    target = target.copy()
+    target[5] = OPEN * (float(np.clip(action, -1.0, 1.0)) + 1) / 2
+    return target

@@ -1,0 +1,192 @@
+"""One arm and its table as a Gymnasium environment; every command passes the guard."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs.actions import OPEN, TOOL_ROLL_DEG, ActionSpace
+from envs.homing import move_joints, move_tool
+from envs.state import sizes, state_of, state_space
+from envs.tasks import TASKS
+from policy_server.policy import PolicySpec
+from rewarder.goal import Goal
+from robot.arm import Observation, frozen
+from robot.guard import Command, GuardedArm
+from robot.kinematics import tool_position
+from robot.scene import Scene
+from robot.tracking import Estimates, Tracker
+from robot.vision import CameraModel
+
+CONTROL_PERIOD_S = 0.05
+TICKS_PER_STEP = 2
+STEP_S = CONTROL_PERIOD_S * TICKS_PER_STEP
+LOOK_POSE = (-80.0, -97.0, 92.0, 45.0, TOOL_ROLL_DEG)
+"""Folded, so that every camera sees the whole table, degrees."""
+START_POSE = (0.0, -40.0, 38.0, 88.0, TOOL_ROLL_DEG)
+"""Tool down, about 100 mm over the middle of the workspace, degrees."""
+CLEAR_HEIGHT = 0.12
+"""The tool goes up this far before it leaves, metres."""
+MIDDLE = (0.20, 0.0, CLEAR_HEIGHT)
+
+type EnvState = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sensed:
+    """What `info["sensed"]` says of one moment, beyond what the policy sees."""
+
+    observation: Observation
+    estimates: Estimates
+    commands: tuple[Command, ...] = ()
+    """What the guard made of the step's proposals; none at a reset."""
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the arm is in the same pose with the same goal; pictures and time aside."""
+        return (
+            isinstance(other, Sensed)
+            and np.array_equal(self.observation.joint_pos, other.observation.joint_pos)
+            and np.array_equal(self.observation.joint_target, other.observation.joint_target)
+        )
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
+type Info = dict[str, Sensed]
+
+
+class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
+    """A guarded arm that practises one goal.
+
+    `step` returns a reward of 0 and never terminates: whether the goal is reached is not known
+    while the arm moves. Rewards come afterwards, from `rl.label`; the clock truncates.
+    `info["sensed"]` carries the `Observation`, the tracker's `Estimates` and the guard's `Command`s.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP_S)}  # noqa: RUF012
+
+    def __init__(
+        self,
+        arm: GuardedArm,
+        scene: Scene,
+        *,
+        goal: Goal,
+        cameras: Mapping[str, CameraModel],
+        actions: ActionSpace,
+        images: Collection[str] = (),
+        render_mode: str | None = None,
+    ) -> None:
+        """Wrap an arm seen by `cameras`; `images` names those whose frames join the observation."""
+        self.arm, self.scene, self.goal, self.cameras = arm, scene, goal, cameras
+        self.task = TASKS[goal.task]
+        self.render_mode = render_mode
+        self.action_space = spaces.Box(-1.0, 1.0, (actions.dim,), np.float32)
+        self._images = tuple(images)
+        pictures = {name: _picture_space(cameras[name]) for name in self._images}
+        self.observation_space = spaces.Dict({**state_space(actions.dim), **pictures})
+        self._tracker, self._actions = Tracker(cameras, goal.layout), actions
+        self._last_action = np.zeros(actions.dim, np.float32)
+        self._observation: Observation | None = None
+        self._steps = 0
+
+    @property
+    def policy_spec(self) -> PolicySpec:
+        """Return what a policy for this environment reads and writes."""
+        return PolicySpec(
+            action_space=self._actions.name,
+            action_dim=self._actions.dim,
+            state=sizes(self._actions.dim),
+            images=self._images,
+            hz=1 / STEP_S,
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[EnvState, Info]:
+        """Put the scene in order, look, go to the start pose; `info["look"]` is what was seen before.
+
+        Raise `ArmStuckError` if a guarded motion does not arrive.
+        """
+        super().reset(seed=seed)
+        self.scene.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
+        self.arm.latch()
+        self._tracker.reset()
+        move_joints(self.arm, frozen([*LOOK_POSE, OPEN]), period_s=CONTROL_PERIOD_S)
+        look = self._sense()
+        move_joints(self.arm, frozen([*START_POSE, OPEN]), period_s=CONTROL_PERIOD_S)
+        self._last_action = np.zeros_like(self._last_action)
+        self._steps = 0
+        sensed = self._sense()
+        return self._state(sensed), {"sensed": sensed, "look": look}
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[EnvState, float, bool, bool, Info]:
+        """Do one policy step of two control ticks; `info["sensed"]` says what was sent."""
+        if self._observation is None:
+            raise RuntimeError("step was called before reset")
+        if not np.isfinite(action).all():
+            raise ValueError(f"the action is not finite: {action}")
+        commands = self._move(np.asarray(action, np.float32))
+        self._last_action = np.clip(action, -1.0, 1.0).astype(np.float32)
+        self._steps += 1
+        sensed = replace(self._sense(), commands=commands)
+        late = self._steps * STEP_S >= self.task.limit_s - 1e-9
+        return self._state(sensed), 0.0, False, late, {"sensed": sensed}
+
+    def look_after(self) -> Observation:
+        """Retreat under the guard to the look pose, the gripper as it is, and return what is seen.
+
+        First straight up, then over the middle of the table: from there every joint can turn freely.
+        """
+        last = self.arm.observe(frames=False).joint_target
+        x, y, z = tool_position(last)
+        for goal in ((x, y, max(z, CLEAR_HEIGHT)), MIDDLE):
+            move_tool(self.arm, np.array(goal), period_s=CONTROL_PERIOD_S)
+        gripper = last[5]
+        move_joints(self.arm, frozen([*LOOK_POSE, gripper]), period_s=CONTROL_PERIOD_S)
+        return self._sense().observation
+
+    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the newest frame of the first camera, RGB (height, width, 3)."""
+        if self.render_mode is None or self._observation is None:
+            return None
+        return next(iter(self._observation.frames.values())).image
+
+    def close(self) -> None:
+        """Release the arm."""
+        self.arm.close()
+
+    def _move(self, action: NDArray[np.float32]) -> tuple[Command, ...]:
+        """Send the action's joint target in equal parts over the control ticks of a step."""
+        assert self._observation is not None  # noqa: S101 - step has checked
+        start = self._observation.joint_target
+        target = self._actions.joint_target(action, start)
+        commands: list[Command] = []
+        for tick in range(1, TICKS_PER_STEP + 1):
+            now = self.arm.clock.now()
+            part = start + (target - start) * tick / TICKS_PER_STEP
+            commands.append(self.arm.command(part, stamp=self._observation.stamp))
+            self.arm.clock.sleep_until(now + CONTROL_PERIOD_S)
+        return tuple(commands)
+
+    def _sense(self) -> Sensed:
+        observation = self.arm.observe()
+        images = {name: frame.image for name, frame in observation.frames.items()}
+        return Sensed(observation=observation, estimates=self._tracker.update(images))
+
+    def _state(self, sensed: Sensed) -> EnvState:
+        self._observation = sensed.observation
+        time_left = max(0.0, 1.0 - self._steps * STEP_S / self.task.limit_s)
+        state = state_of(
+            sensed.observation, sensed.estimates, action=self._last_action, time_left=time_left
+        )
+        return {**state, **{name: sensed.observation.frames[name].image for name in self._images}}
+
+
+def _picture_space(camera: CameraModel) -> spaces.Box:
+    return spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
