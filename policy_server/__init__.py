@@ -1,0 +1,1 @@
+"""An observation and an instruction in, an action chunk out."""

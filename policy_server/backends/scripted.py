@@ -1,0 +1,102 @@
+"""A hand-written expert for reach, lift and place: the proof that they can be done from estimates."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy_server.policy import ActionChunk, PolicyRequest, PolicySpec
+
+STEP_M = 0.025
+"""How far an ee_delta action of 1 moves the tool."""
+OPEN, CLOSE = 1.0, -1.0
+CLOSING = 22.0
+"""A commanded opening below this means that the jaws are on their way to close."""
+TRAVEL_Z, GRASP_Z = 0.06, 0.013
+"""Height of the point between the jaws when it travels over the table, and when it grasps, metres."""
+CARRY_Z = 0.09
+REACH_Z = 0.06
+NEAR = 0.008
+BOWL_NEAR = 0.015
+IN_BOWL = 0.045
+
+type Vector = NDArray[np.float64]
+
+
+class ScriptedPolicy:
+    """Reads the environment's estimates and nothing else; noise makes its recordings varied."""
+
+    def __init__(self, spec: PolicySpec, task: str, *, noise: float = 0.0, seed: int = 0) -> None:
+        """Act for one task; `noise` is the standard deviation added to each action."""
+        if task not in _EXPERTS:
+            raise ValueError(f"no scripted expert for {task!r}; known: {', '.join(_EXPERTS)}")
+        if spec.action_space != "ee_delta":
+            raise ValueError(f"the scripted expert acts in ee_delta, not in {spec.action_space}")
+        self.spec = spec
+        self._decide = _EXPERTS[task]
+        self._noise = noise
+        self._rng = np.random.default_rng(seed)
+
+    def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
+        """Return one action a request."""
+        return [self._chunk(request) for request in requests]
+
+    def _chunk(self, request: PolicyRequest) -> ActionChunk:
+        action = self._decide(_View(request))
+        action = action + self._noise * self._rng.standard_normal(4)
+        row = np.clip(action, -1.0, 1.0).astype(np.float32)
+        return ActionChunk(actions=row[None], observed_at=request.observed_at)
+
+
+class _View:
+    """A request's vectors as an expert wants them."""
+
+    def __init__(self, request: PolicyRequest) -> None:
+        state = {name: np.asarray(value, np.float64) for name, value in request.state.items()}
+        self.jaw, self.thing, self.place = state["jaw"], state["thing"][:3], state["place"][:3]
+        self.tool = state["tool"]
+        self.held = bool(state["held"][0])
+        self.closing = state["joint_target"][5] < CLOSING
+
+
+def _go(offset: Vector, gripper: float) -> Vector:
+    """Return the action that moves the tool by `offset`, shape (3,), at most one step."""
+    return np.array([*(offset / STEP_M), gripper])
+
+
+def _reach(view: _View) -> Vector:
+    return _go(view.thing + (0.0, 0.0, REACH_Z) - view.tool, OPEN)
+
+
+def _grasp(view: _View) -> Vector:
+    """Go over the thing, down on it, and close."""
+    off = view.thing - view.jaw
+    flat = float(np.hypot(off[0], off[1]))
+    low = view.jaw[2] <= GRASP_Z + 0.012
+    if low and (flat < NEAR or (view.closing and flat < 0.025)):
+        return _go(np.array([0.0, 0.0, GRASP_Z - view.jaw[2]]), CLOSE)
+    height = GRASP_Z if flat < 1.5 * NEAR or (low and flat < 3 * NEAR) else TRAVEL_Z
+    return _go(np.array([off[0], off[1], height - view.jaw[2]]), OPEN)
+
+
+def _lift(view: _View) -> Vector:
+    if not view.held:
+        return _grasp(view)
+    return _go(np.array([0.0, 0.0, CARRY_Z + 0.01 - view.jaw[2]]), CLOSE)
+
+
+def _place(view: _View) -> Vector:
+    to_bowl = view.place - view.thing
+    flat = float(np.hypot(to_bowl[0], to_bowl[1]))
+    if not view.held:
+        in_bowl = flat < IN_BOWL
+        up = np.array([0.0, 0.0, CARRY_Z + 0.03 - view.jaw[2]])
+        return _go(up, OPEN) if in_bowl else _grasp(view)
+    rise = CARRY_Z - view.jaw[2]
+    if flat < BOWL_NEAR:
+        return _go(np.zeros(3), OPEN)
+    across = to_bowl[:2] if rise < 0.03 else np.zeros(2)
+    return _go(np.array([*across, rise]), CLOSE)
+
+
+_EXPERTS = {"reach": _reach, "lift": _lift, "place": _place}
