@@ -1,0 +1,138 @@
+"""One arm's worker: practises, seals what happened, and takes newer policies as they come."""
+
+import secrets
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from envs.arm_env import ArmEnv
+from policy_server.policy import ActionChunk, Policy, PolicyRequest, PolicySpec
+from rl.fleet import Finished, Snapshot
+from rl.rollout import Plan, run_episode
+from rl.trial import FIRST_SEED
+from robot.journal import Journal
+
+
+class RandomPolicy:
+    """Acts at random, each number uniformly from -1 to 1."""
+
+    def __init__(self, spec: PolicySpec, generator: np.random.Generator) -> None:
+        self._spec, self._generator = spec, generator
+
+    @property
+    def spec(self) -> PolicySpec:
+        """Return what the environment asks for."""
+        return self._spec
+
+    def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
+        """Return one random row a request."""
+        shape = (1, self._spec.action_dim)
+        return [
+            ActionChunk(
+                actions=self._generator.uniform(-1.0, 1.0, shape).astype(np.float32),
+                observed_at=request.observed_at,
+            )
+            for request in requests
+        ]
+
+
+class Worker:
+    """Practises on one arm, episode after episode, each sealed in the arm's journal before it counts."""
+
+    def __init__(
+        self,
+        *,
+        arm: str,
+        make_env: Callable[[], ArmEnv],
+        journal: Path,
+        seed: int,
+        git_revision: str,
+        config: Mapping[str, object],
+        greedy_every: int = 8,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take an arm; one in `greedy_every` episodes is without exploration, for the success curve.
+
+        `stop()` is asked at every step whether to end the episode at once.
+        """
+        self._stop = stop
+        self._arm, self._seed, self._greedy_every = arm, seed, greedy_every
+        self._git_revision, self._config = git_revision, config
+        self._journal = Journal(journal)
+        self._count = len(self._journal.episodes())
+        self._env = make_env()
+        self._random = RandomPolicy(self._env.policy_spec, np.random.default_rng([seed, self._key]))
+        self._loaded: tuple[int, dict[bool, Policy]] = (-1, {})
+
+    def run_episode(self, snapshot: Snapshot | None) -> Finished:
+        """Practise once and seal the episode; act at random while there is no policy."""
+        wall, cpu = time.monotonic(), time.process_time()
+        greedy = snapshot is not None and self._count % self._greedy_every == self._greedy_every - 1
+        plan = Plan(
+            episode=f"{self._count:06d}-{secrets.token_hex(4)}",
+            arm=self._arm,
+            seed=training_seed(self._seed, self._key, self._count),
+            source="policy" if snapshot else "random",
+            policy=f"learned/{snapshot.version:06d}" if snapshot else "random",
+            greedy=greedy,
+            git_revision=self._git_revision,
+            config=self._config,
+        )
+        policy = self._policies(snapshot)[greedy] if snapshot else self._random
+        episode = run_episode(self._env, policy, plan, stop=self._stop)
+        path = self._journal.seal(episode)
+        self._count += 1
+        return Finished(
+            arm=self._arm,
+            name=path.name,
+            data=path.read_bytes(),
+            steps=episode.steps,
+            wall_s=time.monotonic() - wall,
+            cpu_s=time.process_time() - cpu,
+        )
+
+    def close(self) -> None:
+        """Release the arm."""
+        self._env.close()
+
+    @property
+    def _key(self) -> int:
+        return zlib.crc32(self._arm.encode())
+
+    def _policies(self, snapshot: Snapshot) -> dict[bool, Policy]:
+        """Return the snapshot's policy, by whether it is greedy."""
+        if self._loaded[0] != snapshot.version:
+            generator = np.random.default_rng([self._seed, self._key, self._count])
+            self._loaded = (snapshot.version, load_snapshot(snapshot, seed=int(generator.integers(2**31))))
+        return self._loaded[1]
+
+
+def training_seed(seed: int, arm_key: int, number: int) -> int:
+    """Return the seed of a training episode's scene, below those that evaluation uses."""
+    return int(np.random.default_rng([seed, arm_key, number]).integers(FIRST_SEED))
+
+
+def load_snapshot(snapshot: Snapshot, *, seed: int) -> dict[bool, Policy]:
+    """Return a snapshot's policy with and without exploration, by whether it is greedy."""
+    # torch costs seconds, and an arm that has yet to act at random has no use for it.
+    from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "policy.json").write_bytes(snapshot.head)
+        Path(folder, "policy.safetensors").write_bytes(snapshot.weights)
+        return {
+            greedy: LearnedPolicy.load(Path(folder), seed=seed, greedy=greedy)
+            for greedy in (False, True)
+        }
+
+
+if __name__ == "__main__":
+    # Hydra and the command line are no concern of the workers that import this module.
+    from rl.run_arm import main
+
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Say how often a trained policy succeeds: `python -m rl.evaluate run=RUN episodes=200`."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rl.command_line import Composed, find_run, run_main
+from rl.progress import say, shown
+from rl.run_record import RunRecord, read_run
+from rl.statistics import clopper_pearson_lower, kaplan_meier_median, wilson
+from rl.trial import Trial, evaluate_policy
+from rl.trial_pool import Conditions, contender_of, play
+
+__all__ = ["Conditions", "Trial", "evaluate_policy", "evaluate_run", "summary"]
+
+RUNS = Path("runs")
+
+
+def summary(trials: Sequence[Trial], *, timed: bool = True) -> dict[str, object]:
+    """Return success@K with its interval and more; `timed` where success ended a trial."""
+    successes = sum(trial.success for trial in trials)
+    failed = [trial for trial in trials if not trial.success]
+    times, reached = [trial.time_s for trial in trials], [trial.success for trial in trials]
+    events: Counter[str] = Counter()
+    for trial in trials:
+        events.update(trial.guard_events)
+    return {
+        "episodes": len(trials),
+        "successes": successes,
+        "success_rate": _share(successes, len(trials)),
+        "wilson95": [round(bound, 4) for bound in wilson(successes, len(trials))],
+        "at_least95": round(clopper_pearson_lower(successes, len(trials)), 4),
+        "time_to_success_s": kaplan_meier_median(times, reached) if timed else None,
+        "failures": len(failed),
+        "gentle_failure_rate": _share(sum(trial.gentle for trial in failed), len(failed)),
+        "ends": dict(Counter(trial.end for trial in trials)),
+        "guard_events": dict(events.most_common()),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def evaluate_run(folder: Path, conditions: Conditions) -> dict[str, object]:
+    """Try a run's policy on fresh layouts; write each trial and the result into its folder."""
+    run = read_run(folder)
+    preset = conditions.preset or run.preset
+    contender = contender_of(run, preset)
+    evaluation = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    played = play([(contender, seed) for seed in conditions.seeds], conditions)
+    recorded = record(played, folder / "results.jsonl", {"evaluation": evaluation})
+    title = f"{run.task} ({preset})"
+    trials = [trial for _, trial in shown(recorded, total=conditions.episodes, title=title)]
+    result = {
+        "task": run.task,
+        "goal": run.goal,
+        **summary(trials, timed=conditions.judge == "truth"),
+        **training(run),
+        "judge": conditions.judge,
+        "preset": preset,
+        "first_seed": conditions.first_seed,
+        "evaluation": evaluation,
+        **circumstances(),
+    }
+    write_json(folder / "results.json", result)
+    return result
+
+
+def record(
+    played: Iterable[tuple[int, Trial]], path: Path, also: Mapping[str, object] | None = None
+) -> Iterator[tuple[int, Trial]]:
+    """Pass trials on, each written to a line of `path` as soon as it is over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for index, trial in played:
+            file.write(json.dumps({**(also or {}), **asdict(trial)}) + "\n")
+            file.flush()
+            yield index, trial
+
+
+def training(run: RunRecord) -> dict[str, object]:
+    """Return what it took to train the policy."""
+    return {
+        "run": run.folder.name,
+        "env_steps": run.env_steps,
+        "updates": run.updates,
+        "wall_s": round(run.wall_s, 1),
+        "cpu_s": round(run.cpu_s, 1),
+        "seed": run.seed,
+        "actors": run.actors,
+        "reward": run.reward,
+        "git_revision": run.git_revision,
+    }
+
+
+def circumstances() -> dict[str, object]:
+    """Return how and where this command was run."""
+    return {
+        "evaluated_revision": git_revision(),
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+    }
+
+
+def git_revision() -> str:
+    """Return the working tree's revision, `+` where it has changes; `unknown` without git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    return found.stdout.strip() or "unknown"
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Write a JSON file that is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def sentence(result: Mapping[str, Any]) -> str:
+    """Return a result in one line."""
+    lower, upper = (100 * bound for bound in result["wilson95"])
+    median = result["time_to_success_s"]
+    time = "" if median is None else f", median time to success {median:.1f} s"
+    count = f"{result['successes']} of {result['episodes']} succeeded ({lower:.0f}-{upper:.0f} %)"
+    return f"{result['goal']} {count}{time}"
+
+
+def conditions_of(cfg: DictConfig) -> Conditions:
+    """Return the conditions that a configuration names."""
+    names = ("episodes", "judge", "preset", "processes", "first_seed")
+    return Conditions(**{name: cfg[name] for name in names})
+
+
+def evaluate(composed: Composed) -> int:
+    """Evaluate a run's policy and write `results.jsonl` and `results.json` into its folder."""
+    cfg = composed.cfg
+    folder = find_run(str(cfg.run), RUNS).path
+    result = evaluate_run(folder, conditions_of(cfg))
+    if cfg.json:
+        write_json(Path(cfg.json), result)
+    say(sentence(result))
+    say(f"results: {folder / 'results.json'}")
+    return 0
+
+
+def main() -> int:
+    """Run the command line."""
+    return run_main("evaluate", evaluate, list)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

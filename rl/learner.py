@@ -1,0 +1,31 @@
+"""The seam to every learner."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rl.transition import Transition
+
+
+class Learner(Protocol):
+    """Anything that turns labelled episodes into a better policy."""
+
+    def add(self, transitions: Sequence[Transition]) -> None:
+        """Take in one labelled episode, in order."""
+        ...
+
+    def update(self, steps: int) -> Mapping[str, float]:
+        """Take gradient steps; return mean losses and other figures, named `learner/quantity`."""
+        ...
+
+    def snapshot(self, folder: Path) -> None:
+        """Write the policy as `policy.safetensors` and `policy.json`, atomically."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything but the replay that a resumed run needs, atomically."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        ...

@@ -1,0 +1,216 @@
+"""One episode: look, act until the clock or the arm's own eyes say stop, retreat, look again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.arm_env import STEP_S, ArmEnv, EnvState, Info
+from envs.homing import ArmStuckError
+from envs.tasks import HOLD_S
+from policy_server.policy import Policy, PolicyRequest
+from rewarder.heuristic import Judge
+from robot.arm import Observation
+from robot.camera import encode_jpeg
+from robot.guard import Command
+from robot.journal import SOURCES, End, Episode, EpisodeInfo, Source
+
+HOLD_STEPS = round(HOLD_S / STEP_S)
+"""Policy steps for which a success must hold."""
+
+
+SEEMS_DONE_STEPS = 8
+"""Policy steps for which a goal must seem reached before an episode ends early."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is known of an episode before it begins."""
+
+    episode: str
+    arm: str
+    seed: int
+    source: Source
+    policy: str
+    """Name and version, e.g. `learned/000042`."""
+    greedy: bool
+    git_revision: str
+    config: Mapping[str, object]
+
+
+class _Notes:
+    """What an episode has collected so far."""
+
+    def __init__(self, look: Observation) -> None:
+        self.observations = [look]
+        self.states: list[EnvState] = []
+        self.actions: list[NDArray[np.float32]] = []
+        self.events: list[tuple[str, ...]] = []
+
+    def see(self, state: EnvState, info: Info) -> None:
+        self.states.append(state)
+        self.observations.append(info["sensed"].observation)
+
+    def act(self, action: NDArray[np.float32], commands: Sequence[Command]) -> None:
+        self.actions.append(action)
+        self.events.append(tuple(str(event) for command in commands for event in command.events))
+
+
+class _Eyes:
+    """The arm's own opinion of how far it has come, from what its cameras show."""
+
+    def __init__(self, env: ArmEnv, seen: Sequence[Observation]) -> None:
+        self._judge = Judge(env.goal, env.cameras)
+        self._in_a_row = 0
+        for observation in seen:
+            self.see(observation)
+
+    def see(self, observation: Observation) -> bool:
+        """Return whether the goal has seemed reached for long enough."""
+        success, _, valid = self._judge.update(
+            {name: frame.image for name, frame in observation.frames.items()},
+            observation.joint_pos,
+            observation.joint_target,
+            observation.stamp,
+        )
+        self._in_a_row = self._in_a_row + 1 if success and valid else 0
+        return self._in_a_row >= SEEMS_DONE_STEPS
+
+
+class TruthWatch:
+    """Follows, on ground truth, whether a task's success has held long enough."""
+
+    def __init__(self, env: ArmEnv) -> None:
+        self._env, self._held, self._step = env, 0, 0
+        self.success_at_s: float | None = None
+
+    def look(self) -> None:
+        """Judge the moment after one more step."""
+        self._step += 1
+        self._held = self._held + 1 if self._env.task.success(self._env.scene.truth()) else 0
+        if self._held > HOLD_STEPS and self.success_at_s is None:
+            self.success_at_s = self._step * STEP_S
+
+    def said(self) -> Mapping[str, bool | float]:
+        """Return what an `EpisodeInfo` keeps."""
+        if self.success_at_s is None:
+            return {"success": False}
+        return {"success": True, "success_at_s": self.success_at_s}
+
+
+def run_episode(
+    env: ArmEnv,
+    policy: Policy,
+    plan: Plan,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Episode:
+    """Run one episode and return it, ready to be sealed.
+
+    It ends early once the goal has seemed reached, to the arm's own eyes, for `SEEMS_DONE_STEPS`:
+    robot time is dear, and whether it was true the reward model says later. `stop()` ends it
+    between two steps as the operator's wish. A retreat that does not arrive ends it as a fault, with
+    a last look from where the arm is.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    state, info = env.reset(seed=plan.seed)
+    notes, watch = _Notes(info["look"].observation), _watch(env)
+    notes.see(state, info)
+    eyes = _Eyes(env, notes.observations)
+    end: End | None = None
+    while end is None:
+        action = _decide(policy, env, state, info)
+        state, _, _, late, info = env.step(action)
+        notes.act(action, info["sensed"].commands)
+        notes.see(state, info)
+        if watch:
+            watch.look()
+        done = eyes.see(info["sensed"].observation)
+        end = _end(late=late, done=done, stopped=stop())
+    end = _look_after(env, notes, end)
+    truth = watch.said() if watch else None
+    return _episode(notes, _info(env, plan, end, started, truth), plan.source)
+
+
+def _watch(env: ArmEnv) -> TruthWatch | None:
+    try:
+        env.scene.truth()
+    except NotImplementedError:
+        return None
+    return TruthWatch(env)
+
+
+def _decide(policy: Policy, env: ArmEnv, state: EnvState, info: Info) -> NDArray[np.float32]:
+    request = PolicyRequest(
+        state={name: state[name] for name in policy.spec.state},
+        images={name: state[name] for name in policy.spec.images},
+        goal=str(env.goal),
+        observed_at=info["sensed"].observation.stamp,
+    )
+    return policy.infer_batch([request])[0].actions[0]
+
+
+def _end(*, late: bool, done: bool, stopped: bool) -> End | None:
+    if stopped:
+        return "operator"
+    if done:
+        return "seems_done"
+    return "time_limit" if late else None
+
+
+def _look_after(env: ArmEnv, notes: _Notes, end: End) -> End:
+    try:
+        notes.observations.append(env.look_after())
+    except ArmStuckError:
+        notes.observations.append(env.arm.observe())
+        return "fault"
+    return end
+
+
+def _info(
+    env: ArmEnv,
+    plan: Plan,
+    end: End,
+    started: str,
+    truth: Mapping[str, bool | float] | None,
+) -> EpisodeInfo:
+    return EpisodeInfo(
+        episode=plan.episode,
+        arm=plan.arm,
+        task=env.task.name,
+        goal=str(env.goal),
+        seed=plan.seed,
+        end=end,
+        started_at=started,
+        action_space=env.policy_spec.action_space,
+        policy=plan.policy,
+        greedy=plan.greedy,
+        git_revision=plan.git_revision,
+        config=plan.config,
+        truth=truth,
+    )
+
+
+def _episode(notes: _Notes, info: EpisodeInfo, source: Source) -> Episode:
+    seen = notes.observations
+    cameras = seen[0].frames
+    vectors = [name for name, value in notes.states[0].items() if value.ndim == 1]
+    return Episode(
+        info=info,
+        stamps=np.array([observation.stamp for observation in seen]),
+        joint_pos=np.array([observation.joint_pos for observation in seen]),
+        joint_target=np.array([observation.joint_target for observation in seen]),
+        frames={name: [_jpeg(observation, name) for observation in seen] for name in cameras},
+        first_step=1,
+        state={name: np.array([state[name] for state in notes.states]) for name in vectors},
+        actions=np.array(notes.actions, np.float32),
+        source=np.full(len(notes.actions), SOURCES.index(source), np.uint8),
+        guard_events=notes.events,
+    )
+
+
+def _jpeg(observation: Observation, camera: str) -> bytes:
+    frame = observation.frames.get(camera)
+    return encode_jpeg(frame.image) if frame else b""

@@ -1,0 +1,139 @@
+"""One arm without Ray: `ARM_ID=arm01 make run-arm`, with a stored policy or a learner elsewhere."""
+
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rewarder.goal import Goal, parse_goal
+from rl.actor import Worker
+from rl.command_line import STOPPED, Composed, find_run, run_main, with_task
+from rl.evaluate import git_revision
+from rl.fleet import Snapshot
+from rl.learner_client import Courier, LearnerAway, LearnerClient, not_uploaded
+from rl.logs import log_to
+from rl.run_record import BadRun, read_run
+from robot.journal import journal_folder, read_episode
+
+
+def practise(composed: Composed) -> int:
+    """Run episodes until there are enough, or Ctrl-C; return the exit code."""
+    cfg = composed.cfg
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    client = _client(cfg)
+    goal = goal_of(cfg, client)
+    journal = _journal(cfg, goal)
+    log_to(journal / "arm.log")
+    with ExitStack() as stack:
+        courier = Courier(client, str(cfg.arm_id)) if client else None
+        if courier:
+            stack.callback(courier.close, patience_s=10.0)
+            for path in _left_over(cfg, goal):
+                courier.send(path)
+        worker = make_worker(cfg, goal, journal, stopping.is_set)
+        stack.callback(worker.close)
+        _episodes(worker, journal, courier, _stored_policy(cfg, goal), _limit(cfg, stopping))
+    return STOPPED if stopping.is_set() else 0
+
+
+def goal_of(cfg: DictConfig, client: LearnerClient | None) -> Goal:
+    """Return the goal that was given, else the learner's; raise `BadRun` if they differ."""
+    given = parse_goal(str(cfg.goal)) if cfg.goal else None
+    try:
+        asked = parse_goal(client.goal()) if client else None
+    except LearnerAway as error:
+        if given is None:
+            raise BadRun(f"{error}; start the learner, or give the goal to go on alone") from error
+        return given
+    if given and asked and given != asked:
+        raise BadRun(f"the learner practises {str(asked)!r}, not {str(given)!r}", code=2)
+    return given or asked or parse_goal(str(cfg.task.goal))
+
+
+def make_worker(
+    cfg: DictConfig, goal: Goal, journal: Path, stop: Callable[[], bool]
+) -> Worker:
+    """Return the worker of this arm."""
+    return Worker(
+        arm=str(cfg.arm_id),
+        make_env=partial(instantiate(cfg.arm, _convert_="all"), goal),
+        journal=journal,
+        seed=int(cfg.seed),
+        git_revision=git_revision(),
+        config={"arm": OmegaConf.to_container(cfg.arm, resolve=True)},
+        greedy_every=int(cfg.greedy_every),
+        stop=stop,
+    )
+
+
+def _limit(cfg: DictConfig, stopping: threading.Event) -> Callable[[int], bool]:
+    return lambda done: stopping.is_set() or (cfg.episodes is not None and done >= cfg.episodes)
+
+
+def _episodes(
+    worker: Worker,
+    journal: Path,
+    courier: Courier | None,
+    stored: Snapshot | None,
+    is_enough: Callable[[int], bool],
+) -> None:
+    done, trouble = 0, None
+    while not is_enough(done):
+        finished = worker.run_episode(courier.snapshot if courier else stored)
+        path = journal / "episodes" / finished.name
+        done += 1
+        info = read_episode(path).info
+        print(f"{finished.name}: {finished.steps} steps, {info.policy}, {info.end}", flush=True)  # noqa: T201
+        if courier:
+            courier.send(path)
+            if courier.trouble and courier.trouble != trouble:
+                print(f"{courier.trouble}; recording goes on", flush=True)  # noqa: T201
+            trouble = courier.trouble
+
+
+def _client(cfg: DictConfig) -> LearnerClient | None:
+    url = str(cfg.learner_url or "")
+    return LearnerClient(url, token=os.environ.get("LEARNER_TOKEN")) if url else None
+
+
+def _stored_policy(cfg: DictConfig, goal: Goal) -> Snapshot | None:
+    if not cfg.run:
+        return None
+    run = read_run(find_run(str(cfg.run), Path("runs")).path)
+    if parse_goal(run.goal).task != goal.task:
+        raise BadRun(f"{run.folder} learnt {run.goal!r}, not {str(goal)!r}", code=2)
+    return Snapshot.read(run.policy, run.updates)
+
+
+def _journal(cfg: DictConfig, goal: Goal) -> Path:
+    try:
+        return journal_folder(
+            Path(cfg.journals),
+            datetime.now(UTC).date(),
+            task=goal.task,
+            arm=str(cfg.arm_id),
+            run=secrets.token_hex(4),
+        )
+    except ValueError as error:
+        raise BadRun(f"arm_id: {error}", code=2) from error
+
+
+def _left_over(cfg: DictConfig, goal: Goal) -> list[Path]:
+    """Return what earlier sessions of this arm and task could not upload."""
+    journals = Path(cfg.journals).glob(f"*_{goal.task}_{cfg.arm_id}_*")
+    return [path for journal in sorted(journals) for path in not_uploaded(journal)]
+
+
+def main() -> int:
+    """Run the command line."""
+    return run_main("run_arm", practise, with_task)

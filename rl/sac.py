@@ -1,0 +1,238 @@
+"""Soft actor-critic: SB3's SAC as the engine of updates, fed from our own replay."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# SB3's and safetensors' own types are partly unknown.
+
+import json
+import math
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from stable_baselines3 import SAC
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import Tensor
+
+from policy_server.backends.learned import DESCRIPTION, WEIGHTS, describe
+from policy_server.backends.network import Encoder, encoding_of, tensors_of
+from policy_server.policy import PolicySpec
+from rl.adam import Adam
+from rl.replay import Replay
+from rl.sac_policy import FastActor, FastCritic, FastPolicy
+from rl.transition import Transition
+from robot.sealed import make_folder, seal
+
+CHECKPOINT = "learner.safetensors"
+_FACTS = "facts"
+_FIGURES = {
+    "learner/critic_loss": "train/critic_loss",
+    "learner/actor_loss": "train/actor_loss",
+    "learner/entropy_coef": "train/ent_coef",
+}
+"""Our names for what SB3 logs."""
+
+
+class LearnerDiverged(RuntimeError):
+    """A loss is not a number any more; nothing that follows would be learning."""
+
+
+class SacLearner:
+    """Soft actor-critic on state vectors."""
+
+    def __init__(  # noqa: PLR0913 - the constructor is the schema of conf/learner/sac.yaml
+        self,
+        spec: PolicySpec,
+        *,
+        capacity: int = 1_000_000,
+        batch_size: int = 256,
+        hidden: Sequence[int] = (256, 256),
+        learning_rate: float = 5e-4,
+        discount: float = 0.97,
+        target_rate: float = 0.01,
+        entropy_coef: float = 0.05,
+        target_entropy: float | None = None,
+        seed: int = 0,
+        git_revision: str = "unknown",
+    ) -> None:
+        """Start from random weights; `entropy_coef` is where its tuning starts.
+
+        `target_rate` is the share of the critics that the target critics take over in an update,
+        and `target_entropy` is minus half the action's size where it is not given.
+        """
+        if spec.images or spec.horizon != 1:
+            raise ValueError(f"SAC reads state vectors and gives one row a time, not {spec}")
+        if entropy_coef <= 0:
+            raise ValueError(f"entropy_coef is {entropy_coef}; its tuning starts above 0")
+        self._spec, self._hidden, self._batch_size = spec, list(hidden), batch_size
+        self._git_revision, self._updates = git_revision, 0
+        self._replay = Replay(spec, np.random.default_rng(seed), capacity=capacity)
+        encoding = encoding_of(spec)
+        self._sac = SAC(
+            FastPolicy,
+            _Spaces(encoding.size, spec.action_dim),
+            learning_rate=learning_rate,
+            buffer_size=1,
+            tau=target_rate,
+            gamma=discount,
+            ent_coef=entropy_coef,
+            target_entropy=-spec.action_dim / 2 if target_entropy is None else target_entropy,
+            policy_kwargs={"net_arch": self._hidden, "optimizer_class": Adam},
+            seed=seed,
+            device="cpu",
+        )
+        self._sac.set_logger(Logger(folder=None, output_formats=[]))
+        engine: Any = self._sac
+        # SB3 would tune the coefficient with torch's Adam; see `rl.adam`.
+        engine.log_ent_coef = torch.tensor([math.log(entropy_coef)], requires_grad=True)
+        engine.ent_coef_optimizer = Adam([engine.log_ent_coef], lr=learning_rate)
+        engine.replay_buffer = _Encoded(self._replay, Encoder(encoding))
+        self._actor: FastActor = engine.actor
+        self._critic: FastCritic = engine.critic
+        self._actor.noise.manual_seed(seed)
+
+    def add(self, transitions: Sequence[Transition]) -> None:
+        """Take in one labelled episode, in order."""
+        self._replay.add(transitions)
+
+    def update(self, steps: int) -> Mapping[str, float]:
+        """Take gradient steps; raise `LearnerDiverged` where a loss is not finite."""
+        with _small_numbers_and_matrices():
+            self._sac.train(gradient_steps=steps, batch_size=self._batch_size)
+        self._updates += steps
+        logged = self._sac.logger.name_to_value
+        figures = {name: float(logged[theirs]) for name, theirs in _FIGURES.items()}
+        figures["learner/q"] = float(self._critic.q.mean())
+        figures["learner/entropy"] = float(self._actor.entropy)
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise LearnerDiverged(
+                    f"{name} is {value} after {self._updates} updates; go on from an earlier "
+                    "checkpoint with a smaller learner.learning_rate"
+                )
+        return figures
+
+    def snapshot(self, folder: Path) -> None:
+        """Write the policy as `policy.safetensors` and `policy.json`; the latter makes it whole."""
+        weights = save_tensors(tensors_of(self._actor.networks.layers[0]))
+        description = describe(
+            self._spec,
+            weights,
+            hidden=self._hidden,
+            version=self._updates,
+            git_revision=self._git_revision,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        make_folder(folder)
+        seal(folder / WEIGHTS, weights)
+        seal(folder / DESCRIPTION, description.encode())
+
+    def save(self, folder: Path) -> None:
+        """Write everything but the replay's steps, as one file."""
+        facts = {"updates": self._updates, "draws": self._replay.rng_state, **self._shape()}
+        text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+        tensors = {**self._tensors(), "noise": self._actor.noise.get_state(), _FACTS: text}
+        make_folder(folder)
+        seal(folder / CHECKPOINT, save_tensors(tensors))
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote; raise `ValueError` if that is damaged or another's."""
+        path = folder / CHECKPOINT
+        facts, tensors = _read(path)
+        shape, mine = self._shape(), self._tensors()
+        if {name: facts.get(name) for name in shape} != shape or not set(mine) <= set(tensors):
+            raise ValueError(
+                f"{path} is of another policy or network; go on with the options it began with"
+            )
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+        self._actor.noise.set_state(tensors["noise"])
+        self._replay.rng_state = facts["draws"]
+        self._updates = facts["updates"]
+
+    def _shape(self) -> dict[str, Any]:
+        """Return what a checkpoint must share with this learner, as JSON gives it back."""
+        shape = {
+            "state": list(self._spec.state.items()),
+            "action": (self._spec.action_space, self._spec.action_dim),
+            "encoding": asdict(encoding_of(self._spec)),
+            "hidden": self._hidden,
+        }
+        return json.loads(json.dumps(shape))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return all that updates change, by name and not copied."""
+        engine: Any = self._sac
+        optimizers: dict[str, Any] = {
+            "actor": self._actor.optimizer,
+            "critic": self._critic.optimizer,
+            "entropy": engine.ent_coef_optimizer,
+        }
+        return {
+            "actor": self._actor.networks.flat.detach(),
+            "critic": self._critic.networks.flat.detach(),
+            "critic_target": engine.critic_target.networks.flat.detach(),
+            "log_entropy_coef": engine.log_ent_coef.detach(),
+        } | {
+            f"{name}_adam.{moment}": tensor
+            for name, optimizer in optimizers.items()
+            for moment, tensor in optimizer.moments[0].named().items()
+        }
+
+
+class _Spaces(gymnasium.Env[Any, Any]):
+    """What SB3 wants to know of an environment that it never runs."""
+
+    def __init__(self, inputs: int, action_dim: int) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (inputs,))
+        self.action_space = spaces.Box(-1.0, 1.0, (action_dim,))
+
+
+class _Encoded:
+    """A replay as SB3 samples it: with states turned into the networks' input."""
+
+    def __init__(self, replay: Replay, encode: Encoder) -> None:
+        self._replay, self._encode = replay, encode
+
+    def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
+        """Draw a batch."""
+        batch = self._replay.sample(batch_size, env)
+        return batch._replace(
+            observations=self._encode(batch.observations),
+            next_observations=self._encode(batch.next_observations),
+        )
+
+
+@contextmanager
+def _small_numbers_and_matrices() -> Generator[None]:
+    """Run torch as suits one small network in a process that has other things to do."""
+    threads = torch.get_num_threads()
+    # Two threads that share out so little work wait for each other longer than they work.
+    torch.set_num_threads(1)
+    # The moments of weights at rest decay to numbers that processors are slow with.
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        tensors = load_tensors(path.read_bytes())
+        facts = json.loads(bytes(tensors[_FACTS].tolist()))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); go on from an earlier checkpoint") from None
+    return facts, tensors

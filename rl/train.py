@@ -1,0 +1,248 @@
+"""Teach a policy from a typed goal: `python -m rl.train goal="Lift the green cube."`."""
+
+import os
+import platform
+import shlex
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from envs.arm_env import STEP_S
+from envs.state import sizes
+from envs.twin_env import ACTION_SPACES, SAFETY
+from policy_server.policy import PolicySpec
+from rewarder.client import RemoteReward
+from rewarder.goal import Goal, parse_goal
+from rewarder.reward import RewardModel
+from rl.actor import Worker
+from rl.command_line import STOPPED, Composed, find_run, run_main, with_earlier, with_task
+from rl.dashboard import make_view
+from rl.evaluate import Conditions, evaluate_run, git_revision, sentence
+from rl.fleet import Fleet, MakeWorker
+from rl.intake import Intake
+from rl.labeller import Labeller
+from rl.learner import Learner
+from rl.logs import log_to
+from rl.loop import Schedule, Training, View
+from rl.own_rewarder import OwnRewarder
+from rl.report import write_report
+from rl.run_folder import RunFolder
+from rl.run_record import BadRun
+from rl.service import LearnerService
+from robot.limits import SafetyLimits
+from robot.twin_model import PRESETS
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
+"""Of an arm; it becomes part of a folder's name."""
+
+
+def practise(composed: Composed) -> int:
+    """Train, evaluate and write the report; return the exit code."""
+    # What this process has spent so far went into imports, and the person waited for it.
+    began = time.monotonic() - time.process_time()
+    cfg = composed.cfg
+    check_arms(cfg)
+    goal, schedule, learner = goal_of(cfg), schedule_of(cfg), make_learner(cfg)
+    folder = open_folder(composed, goal)
+    log_to(folder.path / "train.log")
+    try:
+        with helpers(composed, goal, folder) as (intake, view, watch):
+            training = Training(
+                learner=learner,
+                intake=intake,
+                folder=folder,
+                schedule=schedule,
+                view=view,
+                watch=watch,
+                began=began,
+            )
+            with stopped_by_signals(training.stopping.set):
+                training.restore()
+                training.run()
+    finally:
+        folder.close()
+    if training.stopping.is_set():
+        print(f"stopped; go on with: make train-rl resume={folder.path.name}")  # noqa: T201
+        return STOPPED
+    conclude(folder.path, episodes=int(cfg.evaluation_episodes))
+    return 0
+
+
+def check_arms(cfg: DictConfig) -> None:
+    """Raise `BadRun` where the arms are not what can be had."""
+    arms = [str(arm) for arm in cfg.arms]
+    if not arms or len(set(arms)) < len(arms) or not all(map(NAME.fullmatch, arms)):
+        raise BadRun(f"arms={arms}; expected different names of letters, digits and -", code=2)
+    for key, known in (("preset", PRESETS), ("actions", ACTION_SPACES)):
+        if cfg.arm[key] not in known:
+            raise BadRun(f"unknown arm.{key}={cfg.arm[key]}; known: {', '.join(known)}", code=2)
+
+
+def goal_of(cfg: DictConfig) -> Goal:
+    """Return the goal; raise `BadRun` if goal and task differ."""
+    goal = parse_goal(str(cfg.goal or cfg.task.goal))
+    if goal.task != cfg.task.name:
+        raise BadRun(f"the goal {str(goal)!r} is not of the task {cfg.task.name}", code=2)
+    return goal
+
+
+def schedule_of(cfg: DictConfig) -> Schedule:
+    """Return the schedule; raise `BadRun` where a number is none."""
+    names = ("steps", "minutes", "updates_per_step", "warmup_steps", "max_debt")
+    try:
+        return Schedule(**{name: cfg[name] for name in names})
+    except (TypeError, ValueError) as error:
+        raise BadRun(str(error), code=2) from error
+
+
+def open_folder(composed: Composed, goal: Goal) -> RunFolder:
+    """Return the locked folder of a new run, or of the one to go on with."""
+    cfg = composed.cfg
+    if not cfg.resume:
+        return RunFolder.create(
+            Path(cfg.runs),
+            task=goal.task,
+            config=OmegaConf.to_yaml(cfg, resolve=True),
+            facts=facts(composed, goal),
+        )
+    folder = find_run(str(cfg.resume), Path(cfg.runs))
+    earlier = folder.facts()
+    if earlier["goal"] != str(goal):
+        raise BadRun(f"{folder.path} practises {earlier['goal']!r}, not {str(goal)!r}", code=2)
+    folder.lock()
+    return folder
+
+
+def facts(composed: Composed, goal: Goal) -> Mapping[str, object]:
+    """Return what `run.json` says of a run."""
+    cfg = composed.cfg
+    return {
+        "goal": str(goal),
+        "preset": str(cfg.arm.get("preset", "stiff")),
+        "seed": int(cfg.seed),
+        "actors": len(cfg.arms),
+        "reward": str(cfg.rewarder.url or composed.choices["reward"]),
+        "git_revision": git_revision(),
+        "overrides": list(composed.overrides),
+        "command": shlex.join(["python", "-m", "rl.train", *sys.argv[1:]]),
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextmanager
+def helpers(
+    composed: Composed, goal: Goal, folder: RunFolder
+) -> Iterator[tuple[Intake, View, Callable[[], str | None]]]:
+    """Start the view, the reward service and the arms; end them in the end."""
+    cfg = composed.cfg
+    title = f"{goal} {len(cfg.arms)} arms, seed {cfg.seed}, {folder.path}"
+    with ExitStack() as stack:
+        view = stack.enter_context(make_view(title))
+        reward, watch = make_reward(composed, folder, stack)
+        labeller = Labeller(reward, folder.labels)
+        stack.callback(labeller.close)
+        intake = Intake(make_fleets(cfg, goal, folder, stack), labeller, folder)
+        yield intake, view, watch
+
+
+def make_reward(
+    composed: Composed, folder: RunFolder, stack: ExitStack
+) -> tuple[RewardModel, Callable[[], str | None]]:
+    """Return the reward service's client, and what looks after the service if it is the run's own."""
+    cfg, watch = composed.cfg, None
+    url = str(cfg.rewarder.url or "")
+    if not url:
+        service = OwnRewarder(composed.choices["reward"], folder.path / "rewarder.log")
+        stack.callback(service.close)
+        url, watch = service.url, service.check
+    client = RemoteReward(
+        url, timeout_s=float(cfg.rewarder.timeout_s), token=os.environ.get("REWARDER_TOKEN")
+    )
+    stack.callback(client.close)
+    return client, watch or (lambda: None)
+
+
+def make_fleets(
+    cfg: DictConfig, goal: Goal, folder: RunFolder, stack: ExitStack
+) -> Sequence[Fleet]:
+    """Return the run's own arms at work, and the door for arms elsewhere if there is to be one."""
+    fleets: list[Fleet] = []
+    if cfg.service.port:
+        service = LearnerService(folder, goal=str(goal), token=cfg.service.token)
+        service.serve(str(cfg.service.host), int(cfg.service.port))
+        stack.callback(service.close)
+        fleets.append(service)
+    own: Fleet = instantiate(cfg.cluster, _convert_="all")
+    stack.callback(own.close)
+    own.start({str(arm): worker_of(cfg, goal, folder, str(arm)) for arm in cfg.arms})
+    return [own, *fleets]
+
+
+def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeWorker:
+    """Return what makes the worker of one arm, wherever that is."""
+    return partial(
+        Worker,
+        arm=arm,
+        make_env=partial(instantiate(cfg.arm, _convert_="all"), goal),
+        journal=folder.journal(arm).resolve(),
+        seed=int(cfg.seed),
+        git_revision=git_revision(),
+        config={"arm": OmegaConf.to_container(cfg.arm, resolve=True)},
+        greedy_every=int(cfg.greedy_every),
+    )
+
+
+def make_learner(cfg: DictConfig) -> Learner:
+    """Return the learner for what the arms see and do."""
+    make = instantiate(cfg.learner, _partial_=True, _convert_="all")
+    return make(spec_of(str(cfg.arm.actions)), seed=int(cfg.seed))
+
+
+def spec_of(actions: str) -> PolicySpec:
+    """Return what a policy in an action space reads and writes."""
+    space = ACTION_SPACES[actions](SafetyLimits.load(SAFETY))
+    return PolicySpec(
+        action_space=space.name, action_dim=space.dim, state=sizes(space.dim), hz=1 / STEP_S
+    )
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Turn the first Ctrl-C into a clean end; a second one is as abrupt as ever."""
+
+    def handle(number: int, _: object) -> None:
+        stop()
+        signal.signal(number, signal.default_int_handler)
+
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def conclude(folder: Path, *, episodes: int) -> None:
+    """Try the policy on fresh layouts, write the report and say where it is."""
+    if episodes > 0:
+        print(sentence(evaluate_run(folder, Conditions(episodes=episodes))))
+    print(f"report: {write_report(folder)}")
+
+
+def main() -> int:
+    """Run the command line."""
+    return run_main("train", practise, lambda words: with_task(with_earlier(words)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Trials of stored policies, several at a time in processes of their own."""
+
+import multiprocessing as mp
+import queue
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from envs.arm_env import ArmEnv
+from policy_server.policy import Policy
+from rewarder.goal import parse_goal
+from rl.person import PersonJudge
+from rl.run_record import BadRun, RunRecord
+from rl.trial import FIRST_SEED, Judge, Trial, TruthJudge, play_trial
+
+type Job = tuple[Contender, int]
+"""Who plays, and on which seed."""
+type Outcome = Trial | str
+"""A trial, or why there is none."""
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A stored policy and the world that it is tried in."""
+
+    policy: Path
+    goal: str
+    preset: str
+
+
+def contender_of(run: RunRecord, preset: str) -> Contender:
+    """Return a run's newest policy; raise `BadRun` if there is none yet."""
+    if not (run.policy / "policy.json").is_file():
+        raise BadRun(f"{run.folder} has no policy yet; `make train-rl resume={run.folder.name}`")
+    return Contender(policy=run.policy, goal=run.goal, preset=preset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How trials are held."""
+
+    episodes: int = 200
+    """Trials of each policy."""
+    judge: str = "truth"
+    """`truth` of the twin, or a `person` at the bench."""
+    preset: str | None = None
+    """Which twin; None for the one that the run was trained on."""
+    processes: int = 2
+    first_seed: int = FIRST_SEED
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "processes"):
+            if getattr(self, name) < 1:
+                raise BadRun(f"{name}={getattr(self, name)}; expected 1 or more", code=2)
+        if self.judge not in {"truth", "person"}:
+            raise BadRun(f"unknown judge {self.judge!r}; known: truth, person", code=2)
+
+    @property
+    def seeds(self) -> range:
+        """Return the seed of each layout."""
+        return range(self.first_seed, self.first_seed + self.episodes)
+
+
+def play(jobs: Sequence[Job], conditions: Conditions) -> Iterator[tuple[int, Trial]]:
+    """Yield each job's index and trial as it ends, before the judge that is named."""
+    if conditions.judge == "person":
+        return play_here(jobs, PersonJudge(total=len(jobs)))
+    return play_jobs(jobs, processes=conditions.processes)
+
+
+def play_jobs(jobs: Sequence[Job], *, processes: int) -> Iterator[tuple[int, Trial]]:
+    """Yield each job's index and trial as it ends; raise `BadRun` where one cannot be played."""
+    context = mp.get_context("spawn")
+    todo: mp.Queue[tuple[int, Job] | None] = context.Queue()
+    done: mp.Queue[tuple[int, Outcome]] = context.Queue()
+    for item in [*enumerate(jobs), *[None] * processes]:
+        todo.put(item)
+    count = min(processes, len(jobs))
+    workers = [context.Process(target=_work, args=(todo, done), daemon=True) for _ in range(count)]
+    with _running(workers):
+        for _ in jobs:
+            index, outcome = _next(done, workers)
+            if isinstance(outcome, str):
+                raise BadRun(outcome)
+            yield index, outcome
+
+
+def play_here(jobs: Sequence[Job], judge: Judge) -> Iterator[tuple[int, Trial]]:
+    """Yield each job's index and trial, one after another in this process."""
+    for index, (contender, seed) in enumerate(jobs):
+        env, policy = load(contender)
+        yield index, play_trial(env, policy, seed=seed, judge=judge)
+
+
+@cache
+def load(contender: Contender) -> tuple[ArmEnv, Policy]:
+    """Return a contender's twin and greedy policy, built once; raise `BadRun` if damaged."""
+    # torch and MuJoCo cost seconds, and whoever only hands out jobs has no use for them.
+    import torch  # noqa: PLC0415
+
+    from envs.twin_env import make_twin_env  # noqa: PLC0415
+    from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
+
+    # Two processes of several threads each get in each other's way on few cores.
+    torch.set_num_threads(1)
+    try:
+        policy = LearnedPolicy.load(contender.policy, greedy=True)
+        actions = policy.spec.action_space
+        env = make_twin_env(parse_goal(contender.goal), preset=contender.preset, actions=actions)
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{contender.policy} cannot be played: {error}") from None
+    if policy.spec != env.policy_spec:
+        raise BadRun(
+            f"{contender.policy} reads {policy.spec}, the twin gives {env.policy_spec}; "
+            "check out the revision that trained it"
+        )
+    return env, policy
+
+
+def _work(todo: "mp.Queue[tuple[int, Job] | None]", done: "mp.Queue[tuple[int, Outcome]]") -> None:
+    for index, (contender, seed) in iter(todo.get, None):
+        try:
+            env, policy = load(contender)
+        except BadRun as error:
+            done.put((index, str(error)))
+            continue
+        done.put((index, play_trial(env, policy, seed=seed, judge=TruthJudge())))
+
+
+def _next(
+    done: "mp.Queue[tuple[int, Outcome]]", workers: Sequence[BaseProcess]
+) -> tuple[int, Outcome]:
+    while True:
+        # Asked before the wait: a worker that ends in good order leaves its last trial behind.
+        failed = [worker.exitcode for worker in workers if worker.exitcode]
+        try:
+            return done.get(timeout=_POLL_S)
+        except queue.Empty:
+            if failed:
+                raise BadRun(f"a process of trials died, exit code {failed[0]}") from None
+
+
+@contextmanager
+def _running(workers: Sequence[BaseProcess]) -> Generator[None]:
+    for worker in workers:
+        worker.start()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(timeout=5)

@@ -1,0 +1,194 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from ops.bench_learner import SPEC, random_steps, stock_sac
+from policy_server.backends.learned import LearnedPolicy
+from policy_server.backends.network import Layer, tensors_of
+from policy_server.policy import PolicyRequest, PolicySpec
+from rl.adam import Adam
+from rl.sac import LearnerDiverged, SacLearner, _small_numbers_and_matrices
+from rl.transition import Transition
+
+HIDDEN = (32, 32)
+
+
+def learner(seed: int = 0, **options: object) -> SacLearner:
+    made = SacLearner(SPEC, hidden=HIDDEN, batch_size=32, seed=seed, capacity=500, **options)
+    made.add(random_steps(200, np.random.default_rng(7)))
+    return made
+
+
+def request() -> PolicyRequest:
+    state = random_steps(1, np.random.default_rng(8))[0].state
+    return PolicyRequest(state=state, goal="", observed_at=1.5)
+
+
+def weights(made: SacLearner, folder: Path) -> Mapping[str, torch.Tensor]:
+    made.snapshot(folder)
+    return tensors_of(LearnedPolicy.load(folder).layers)
+
+
+def test_an_update_reports_finite_figures_under_their_names():
+    figures = learner().update(3)
+    assert set(figures) == {
+        "learner/critic_loss",
+        "learner/actor_loss",
+        "learner/entropy_coef",
+        "learner/q",
+        "learner/entropy",
+    }
+    assert all(np.isfinite(value) for value in figures.values())
+
+
+def test_updates_are_those_of_stock_sac_with_the_same_networks(monkeypatch):
+    ours, stock = learner()._sac, stock_with_adam(HIDDEN)
+    copy_weights(ours, stock)
+    batch = ours.replay_buffer.sample(32)
+    for model in (ours, stock):
+        monkeypatch.setattr(model, "replay_buffer", Always(batch))
+        monkeypatch.setattr(model.actor, "noise", torch.default_generator, raising=False)
+        torch.manual_seed(5)
+        with _small_numbers_and_matrices():
+            model.train(20, 32)
+    (actor,) = ours.actor.networks.layers
+    assert_near(actor[1].weight, stock.actor.latent_pi[3].weight)
+    for layers, plain in zip(ours.critic.networks.layers, stock.critic.q_networks, strict=True):
+        assert_near(layers[1].weight, plain[3].weight)
+    (_, second), plain = ours.critic_target.networks.layers, stock.critic_target.q_networks[1]
+    assert_near(second[0].weight, plain[0].weight)
+    assert_near(ours.log_ent_coef, stock.log_ent_coef)
+
+
+def assert_near(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Twenty steps have moved a weight by up to 0.01."""
+    torch.testing.assert_close(a.detach(), b.detach().t(), rtol=0, atol=1e-4)
+
+
+def stock_with_adam(hidden: tuple[int, ...]) -> SAC:
+    """Torch's own Adam imports its compiler, for seconds; `test_adam` compares the two."""
+    model = stock_sac(
+        hidden, ent_coef=0.05, policy_kwargs={"net_arch": list(hidden), "optimizer_class": Adam}
+    )
+    model.log_ent_coef = torch.tensor([np.log(0.05)], dtype=torch.float32, requires_grad=True)
+    model.ent_coef_optimizer = Adam([model.log_ent_coef], lr=5e-4)
+    return model
+
+
+class Always:
+    def __init__(self, batch: ReplayBufferSamples) -> None:
+        self._batch = batch
+
+    def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
+        return self._batch
+
+
+def copy_weights(ours: SAC, stock: SAC) -> None:
+    (actor,) = ours.actor.networks.layers
+    copy_layers(actor[:-1], stock.actor.latent_pi)
+    for name in ("weight", "bias"):
+        mean, log_std = getattr(actor[-1], name).chunk(2, dim=-1)
+        getattr(stock.actor.mu, name).data.copy_(mean.t())
+        getattr(stock.actor.log_std, name).data.copy_(log_std.t())
+    for critics in (stock.critic, stock.critic_target):
+        for layers, plain in zip(ours.critic.networks.layers, critics.q_networks, strict=True):
+            copy_layers(layers, plain)
+
+
+def copy_layers(layers: Sequence[Layer], plain: torch.nn.Module) -> None:
+    for mine, theirs in zip(tensors_of(layers).values(), plain.parameters(), strict=True):
+        theirs.data.copy_(mine.t())
+
+
+def test_a_learner_learns_which_action_pays():
+    spec = PolicySpec(action_space="ee_delta", action_dim=1, state={"here": 1})
+    random = np.random.default_rng(0)
+    here = {"here": np.zeros(1, np.float32)}
+    pupil = SacLearner(spec, hidden=HIDDEN, batch_size=64, learning_rate=3e-3)
+    for action in random.uniform(-1, 1, (300, 1)).astype(np.float32):
+        reward = -float(abs(action[0] - 0.5))
+        pupil.add(
+            [
+                Transition(
+                    state=here,
+                    action=action,
+                    reward=reward,
+                    next_state=here,
+                    terminated=True,
+                    truncated=False,
+                )
+            ]
+        )
+    pupil.update(400)
+    mean = torch.tanh(pupil._actor.networks.values(torch.zeros(1, 1))[0][0, 0])
+    assert abs(float(mean) - 0.5) < 0.15
+
+
+def test_a_snapshot_acts_as_the_sb3_actor_does(tmp_path):
+    made = learner()
+    made.update(5)
+    made.snapshot(tmp_path)
+    asked = request()
+    encoded = made._sac.replay_buffer._encode(
+        torch.from_numpy(np.concatenate([asked.state[name] for name in SPEC.state]))[None]
+    )
+    expected = made._sac.policy.predict(encoded.numpy(), deterministic=True)[0]
+    (chunk,) = LearnedPolicy.load(tmp_path, greedy=True).infer_batch([asked])
+    np.testing.assert_allclose(chunk.actions, expected, atol=1e-6)
+
+
+def test_a_resumed_learner_acts_and_learns_as_if_never_stopped(tmp_path):
+    straight = learner()
+    straight.update(5)
+    straight.save(tmp_path / "checkpoint")
+    resumed = learner(seed=99)
+    resumed.load(tmp_path / "checkpoint")
+    (tmp_path / "a").mkdir()
+    assert equal(weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b"))
+    assert straight.update(5) == resumed.update(5)
+    assert equal(weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b"))
+
+
+def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_checkpoint_before_the_first_update_can_be_gone_on_from(tmp_path):
+    straight, resumed = learner(), learner(seed=99)
+    straight.save(tmp_path)
+    resumed.load(tmp_path)
+    assert straight.update(2) == resumed.update(2)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    learner().save(tmp_path)
+    with pytest.raises(ValueError, match="another policy or network"):
+        SacLearner(SPEC, hidden=(16, 16)).load(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
+    learner().save(tmp_path)
+    path = tmp_path / "learner.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged") as caught:
+        learner().load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_learner():
+    made = learner()
+    with torch.no_grad():
+        made._critic.networks.flat[0] = torch.nan
+    with pytest.raises(LearnerDiverged, match="is nan after 1 updates"):
+        made.update(1)
+
+
+def test_cameras_are_refused():
+    spec = PolicySpec(action_space="ee_delta", action_dim=4, state={"jaw": 3}, images=("front",))
+    with pytest.raises(ValueError, match="reads state vectors"):
+        SacLearner(spec)
