@@ -41,8 +41,8 @@ calibrate-camera: setup ## Find where a camera stands, from a ChArUco board (ARG
 tune-colours: setup ## Draw colour masks beside the frames they come from (ARGS=--help)
 	@$(launch) ops.tune_colours
 
-bench: setup ## Measure us and the alternatives in one run (JSON=bench.json)
-	@$(launch) ops.bench JSON
+bench: setup ## Measure us and the alternatives in one run (JSON=bench.json ARGS="--only learner")
+	@.venv/bin/python -m ops.bench $(if $(JSON),--json "$(JSON)") $(ARGS)
 
 results-table: setup ## Write the committed results into the README; RUN=runs/… adds a run first
 	@$(launch) ops.results_table RUN

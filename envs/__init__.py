@@ -2,4 +2,6 @@
 
 import gymnasium
 
-gymnasium.register("SO101-v0", entry_point="envs.twin_env:make_task_env", order_enforce=False)
+gymnasium.register(  # pyright: ignore[reportUnknownMemberType] - Gymnasium types kwargs as a bare dict
+    "SO101-v0", entry_point="envs.twin_env:make_task_env", order_enforce=False
+)

@@ -13,6 +13,8 @@ TOOL_ROLL_DEG = 90.0
 """Wrist roll with the jaws to the sides, which leaves the front camera's view free."""
 OPEN = 45.0
 """Widest commanded opening: about 70 mm between the tips, wide enough for a cube at any yaw."""
+MARGIN_M = 0.002
+"""The tool is steered this far inside its box: a straight way in joint space bows by about as much."""
 
 
 class ActionSpace(Protocol):
@@ -47,7 +49,8 @@ class EeDelta:
         """Return the joints that bring the tool to its next place, kept inside the tool box."""
         box = self._limits.tool_box
         move = self._step_m * np.clip(action[:3], -1.0, 1.0)
-        position = np.clip(tool_position(last) + move, box.lower, box.upper)
+        inside = box.lower + MARGIN_M, box.upper - MARGIN_M
+        position = np.clip(tool_position(last) + move, *inside)
         target = inverse(
             position,
             start=last,

@@ -27,8 +27,8 @@ TICKS_PER_STEP = 2
 STEP_S = CONTROL_PERIOD_S * TICKS_PER_STEP
 LOOK_POSE = (-80.0, -97.0, 92.0, 45.0, TOOL_ROLL_DEG)
 """Folded, so that every camera sees the whole table, degrees."""
-START_POSE = (0.0, -40.0, 38.0, 88.0, TOOL_ROLL_DEG)
-"""Tool down, about 100 mm over the middle of the workspace, degrees."""
+START_POSE = (8.0, -14.0, 10.0, 94.0, TOOL_ROLL_DEG)
+"""Tool down, the open jaws about 90 mm over the middle of the workspace, degrees."""
 CLEAR_HEIGHT = 0.12
 """The tool goes up this far before it leaves, metres."""
 MIDDLE = (0.20, 0.0, CLEAR_HEIGHT)
@@ -46,7 +46,7 @@ class Sensed:
     """What the guard made of the step's proposals; none at a reset."""
 
     def __eq__(self, other: object) -> bool:
-        """Return whether the arm is in the same pose with the same goal; pictures and time aside."""
+        """Return whether pose and command are the same; pictures and time aside."""
         return (
             isinstance(other, Sensed)
             and np.array_equal(self.observation.joint_pos, other.observation.joint_pos)
@@ -64,12 +64,13 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
 
     `step` returns a reward of 0 and never terminates: whether the goal is reached is not known
     while the arm moves. Rewards come afterwards, from `rl.label`; the clock truncates.
-    `info["sensed"]` carries the `Observation`, the tracker's `Estimates` and the guard's `Command`s.
+    `info["sensed"]` carries the `Observation`, the tracker's `Estimates` and the guard's
+    `Command`s.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP_S)}  # noqa: RUF012
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the constructor is the schema
         self,
         arm: GuardedArm,
         scene: Scene,
@@ -87,7 +88,10 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         self.action_space = spaces.Box(-1.0, 1.0, (actions.dim,), np.float32)
         self._images = tuple(images)
         pictures = {name: _picture_space(cameras[name]) for name in self._images}
-        self.observation_space = spaces.Dict({**state_space(actions.dim), **pictures})
+        # Gymnasium types a Dict space by its spaces, not by what they hold.
+        self.observation_space = spaces.Dict(  # pyright: ignore[reportAttributeAccessIssue]
+            {**state_space(actions.dim), **pictures}
+        )
         self._tracker, self._actions = Tracker(cameras, goal.layout), actions
         self._last_action = np.zeros(actions.dim, np.float32)
         self._observation: Observation | None = None
@@ -105,11 +109,15 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         )
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,  # noqa: ARG002 - Gymnasium's signature
     ) -> tuple[EnvState, Info]:
-        """Put the scene in order, look, go to the start pose; `info["look"]` is what was seen before.
+        """Put the scene in order, look, and go to the start pose.
 
-        Raise `ArmStuckError` if a guarded motion does not arrive.
+        `info["look"]` is what was seen before. Raise `ArmStuckError` if a guarded motion does not
+        arrive.
         """
         super().reset(seed=seed)
         self.scene.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
@@ -123,9 +131,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         sensed = self._sense()
         return self._state(sensed), {"sensed": sensed, "look": look}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[EnvState, float, bool, bool, Info]:
+    def step(self, action: NDArray[np.float32]) -> tuple[EnvState, float, bool, bool, Info]:
         """Do one policy step of two control ticks; `info["sensed"]` says what was sent."""
         if self._observation is None:
             raise RuntimeError("step was called before reset")
@@ -141,7 +147,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
     def look_after(self) -> Observation:
         """Retreat under the guard to the look pose, the gripper as it is, and return what is seen.
 
-        First straight up, then over the middle of the table: from there every joint can turn freely.
+        First straight up, then over the middle of the table: from there every joint turns freely.
         """
         last = self.arm.observe(frames=False).joint_target
         x, y, z = tool_position(last)

@@ -21,7 +21,7 @@ class ArmStuckError(RuntimeError):
 
 
 def move_joints(arm: GuardedArm, goal: Joints, *, period_s: float) -> None:
-    """Move all joints together to `goal`, shape (6,); raise `ArmStuckError` if they do not get there."""
+    """Move all joints together to `goal`, shape (6,); or raise `ArmStuckError`."""
     start = arm.observe(frames=False).joint_target
     ticks = max(1, int(np.ceil(np.abs(goal - start).max() / (HOMING_SPEED * period_s))))
     for tick in range(1, ticks + 1):
@@ -30,7 +30,9 @@ def move_joints(arm: GuardedArm, goal: Joints, *, period_s: float) -> None:
         if _off(arm, goal) <= ARRIVED:
             return
         _tick(arm, goal, period_s)
-    raise ArmStuckError(f"the arm stays {_off(arm, goal):.0f} degrees from {np.round(goal)}: is its way free?")
+    raise ArmStuckError(
+        f"the arm stays {_off(arm, goal):.0f} degrees from {np.round(goal)}: is its way free?"
+    )
 
 
 def move_tool(arm: GuardedArm, goal: NDArray[np.float64], *, period_s: float) -> None:
@@ -55,5 +57,5 @@ def _tick(arm: GuardedArm, target: Joints, period_s: float) -> None:
 
 
 def _off(arm: GuardedArm, goal: Joints) -> float:
-    """Return how far the arm's joints, without the gripper that may hold something, are from a pose."""
+    """Return how far the joints are from a pose, without the gripper, which may hold something."""
     return float(np.abs(arm.observe(frames=False).joint_pos - goal)[:5].max())

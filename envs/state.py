@@ -25,7 +25,8 @@ def sizes(action_dim: int) -> Mapping[str, int]:
 
     joint_pos and joint_target in the arm's units; jaw (the point between the jaws), tool (the tool
     centre point of the last command), thing, place and their differences in metres, base frame;
-    the fourth number of thing and place is 1 where it is seen; held is 0 or 1; action is the one before; time_left from 1 to 0.
+    the fourth number of thing and place is 1 where it is seen; held is 0 or 1; action is the one
+    before; time_left from 1 to 0.
     """
     return {
         "joint_pos": 6,
@@ -48,12 +49,11 @@ def state_space(action_dim: int) -> dict[str, spaces.Box]:
     for name in ("held", "time_left"):
         bounds[name] = (np.zeros(1), np.ones(1))
     bounds["action"] = (-np.ones(action_dim), np.ones(action_dim))
-    return {
-        name: spaces.Box(
-            *(bound.astype(np.float32) for bound in bounds.get(name, _far(size))), dtype=np.float32
-        )
-        for name, size in sizes(action_dim).items()
-    }
+    return {name: _box(*bounds.get(name, _far(size))) for name, size in sizes(action_dim).items()}
+
+
+def _box(low: NDArray[np.float64], high: NDArray[np.float64]) -> spaces.Box:
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
 def _far(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

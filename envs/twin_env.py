@@ -18,7 +18,7 @@ ACTION_SPACES: Mapping[str, Callable[[SafetyLimits], ActionSpace]] = {
 }
 
 
-def make_twin_env(
+def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
     goal: Goal,
     *,
     preset: str = "stiff",

@@ -15,7 +15,9 @@ HOLD_STEPS = 5
 """Steps in a row that must look done before an episode ends: half a second."""
 
 
-class HeuristicReward(gymnasium.Wrapper[EnvState, NDArray[np.float32], EnvState, NDArray[np.float32]]):
+class HeuristicReward(
+    gymnasium.Wrapper[EnvState, NDArray[np.float32], EnvState, NDArray[np.float32]]
+):
     """Pays `progress - 1` a step, judged from the frames at once, and terminates at success.
 
     Where the pictures allow no judgement the progress of the step before is paid again.

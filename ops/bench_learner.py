@@ -30,6 +30,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
+from envs.state import sizes
 from policy_server.backends.network import encoding_of
 from policy_server.policy import PolicySpec
 from rl.sac import SacLearner
@@ -37,22 +38,7 @@ from rl.transition import State, Transition
 
 STEPS = 5000
 """Random steps that both learn from."""
-SPEC = PolicySpec(
-    action_space="ee_delta",
-    action_dim=4,
-    state={
-        "joint_pos": 6,
-        "joint_target": 6,
-        "jaw": 3,
-        "thing": 4,
-        "place": 4,
-        "thing_from_jaw": 3,
-        "place_from_thing": 3,
-        "held": 1,
-        "action": 4,
-        "time_left": 1,
-    },
-)
+SPEC = PolicySpec(action_space="ee_delta", action_dim=4, state=sizes(4))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +98,11 @@ class _Spaces(gymnasium.Env[Any, Any]):
         self.action_space = spaces.Box(-1.0, 1.0, (action_dim,))
 
 
-def stock_sac(hidden: Sequence[int], **options: Any) -> SAC:  # noqa: ANN401 - SB3's, passed on
+def stock_sac(
+    hidden: Sequence[int],
+    env: gymnasium.Env[Any, Any] | None = None,
+    **options: Any,  # noqa: ANN401 - SB3's, passed on
+) -> SAC:
     """Return SB3's SAC with the plain LayerNorm policy and the learner's default settings."""
     settings: dict[str, Any] = {
         "learning_rate": 5e-4,
@@ -125,8 +115,8 @@ def stock_sac(hidden: Sequence[int], **options: Any) -> SAC:  # noqa: ANN401 - S
         "device": "cpu",
         "seed": 0,
     }
-    inputs = encoding_of(SPEC).size
-    model = SAC(PlainPolicy, _Spaces(inputs, SPEC.action_dim), **settings | options)
+    env = env or _Spaces(encoding_of(SPEC).size, SPEC.action_dim)
+    model = SAC(PlainPolicy, env, **settings | options)
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWING_MODULES = (
-    "ops.bench",
     "ops.calibrate_camera",
     "ops.tune_colours",
     "pytest",

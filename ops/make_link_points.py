@@ -11,7 +11,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull  # pyright: ignore[reportMissingTypeStubs]
 
 type Points = NDArray[np.float64]
 

@@ -69,11 +69,17 @@ class Judge:
         faults = self._sanity.faults(taken, joint_pos)
         sound = {name: image for name, image in images.items() if name not in faults}
         estimates = self._tracker.update(sound)
+        success, progress, known = self.consider(estimates, joint_pos, joint_target, stamp)
+        return success, progress, known and sound.keys() >= self._cameras.keys()
+
+    def consider(
+        self, estimates: Estimates, joint_pos: Joints, joint_target: Joints, stamp: float
+    ) -> tuple[bool, float, bool]:
+        """Return what `update` does, from what another tracker made of the pictures."""
         self.moment = moment = self._moment(estimates, joint_pos, joint_target)
-        valid = sound.keys() >= self._cameras.keys() and self._known(estimates, stamp)
         success, progress = self._progress(moment)
         # From a remembered position nothing can be said to have been reached.
-        return success and estimates.thing.seen, progress, valid
+        return success and estimates.thing.seen, progress, self._known(estimates, stamp)
 
     def _known(self, estimates: Estimates, stamp: float) -> bool:
         if estimates.thing.seen:

@@ -2,7 +2,6 @@
 
 import secrets
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -42,9 +41,9 @@ class RandomPolicy:
 
 
 class Worker:
-    """Practises on one arm, episode after episode, each sealed in the arm's journal before it counts."""
+    """Practises on one arm; each episode is sealed in the arm's journal before it counts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword each for what an arm is
         self,
         *,
         arm: str,
@@ -56,7 +55,7 @@ class Worker:
         greedy_every: int = 8,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take an arm; one in `greedy_every` episodes is without exploration, for the success curve.
+        """Take an arm; one in `greedy_every` episodes does not explore, for the success curve.
 
         `stop()` is asked at every step whether to end the episode at once.
         """
@@ -108,7 +107,10 @@ class Worker:
         """Return the snapshot's policy, by whether it is greedy."""
         if self._loaded[0] != snapshot.version:
             generator = np.random.default_rng([self._seed, self._key, self._count])
-            self._loaded = (snapshot.version, load_snapshot(snapshot, seed=int(generator.integers(2**31))))
+            self._loaded = (
+                snapshot.version,
+                load_snapshot(snapshot, seed=int(generator.integers(2**31))),
+            )
         return self._loaded[1]
 
 
@@ -122,13 +124,11 @@ def load_snapshot(snapshot: Snapshot, *, seed: int) -> dict[bool, Policy]:
     # torch costs seconds, and an arm that has yet to act at random has no use for it.
     from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "policy.json").write_bytes(snapshot.head)
-        Path(folder, "policy.safetensors").write_bytes(snapshot.weights)
-        return {
-            greedy: LearnedPolicy.load(Path(folder), seed=seed, greedy=greedy)
-            for greedy in (False, True)
-        }
+    head = snapshot.head.decode()
+    return {
+        greedy: LearnedPolicy.from_bytes(head, snapshot.weights, seed=seed, greedy=greedy)
+        for greedy in (False, True)
+    }
 
 
 if __name__ == "__main__":

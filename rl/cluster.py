@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
+import ray as untyped_ray
 import structlog
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from rl.fleet import ArmsFailed, ArmWorker, Finished, MakeWorker, Snapshot
 
+ray: Any = untyped_ray
+"""Its own annotations are full of unknown types."""
 log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +33,7 @@ ATTEMPTS = 3
 
 
 class ArmActor:
-    """A worker inside an actor; the arm is built with its first episode, where errors can be reported."""
+    """A worker inside an actor; the arm is built with its first episode, which can say why not."""
 
     def __init__(self, make: MakeWorker, nice: int) -> None:
         os.nice(nice)
@@ -207,7 +209,8 @@ def _start(arms: Sequence[str], folder: Path) -> None:
             raise
         ray.shutdown()
         raise ArmsFailed(
-            "Ray did not start within half a minute, this machine is too busy; try again, or use cluster=local"
+            "Ray did not start within half a minute, this machine is too busy; "
+            "try again, or use cluster=local"
         ) from error
 
 
@@ -223,7 +226,7 @@ def _require_arms(arms: Sequence[str]) -> None:
 
 
 def _reason(error: RayError) -> str:
-    return _line(error.cause if isinstance(error, RayTaskError) else error)
+    return _line(getattr(error, "cause", None) or error)
 
 
 def _line(error: object) -> str:

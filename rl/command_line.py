@@ -1,4 +1,4 @@
-"""What the entry points share: overrides as people type them, and errors in one line with an exit code."""
+"""What the entry points share: overrides as people type them, errors in one line, exit codes."""
 
 import errno
 import os
@@ -53,21 +53,22 @@ def unquoted(text: str) -> str:
 
 def with_task(words: Sequence[str]) -> list[str]:
     """Return the words with the task that their goal names; raise `BadRun` if they name another."""
-    given = dict(word.partition("=")[::2] for word in words)
+    given = _named(words)
     if given.get("goal", "null") == "null":
         return list(words)
     goal = parse_goal(unquoted(given["goal"]))
     task = given.get("task", goal.task)
     if task != goal.task:
         raise BadRun(
-            f"task={task} but the goal names the task {goal.task}: {goal} Give one of the two", code=2
+            f"task={task} but the goal names the task {goal.task}: {goal} Give one of the two",
+            code=2,
         )
     return [*(word for word in words if not word.startswith("task=")), f"task={task}"]
 
 
 def with_earlier(words: Sequence[str]) -> list[str]:
     """Return the words and, where they resume a run, those that it was started with."""
-    given = dict(word.partition("=")[::2] for word in words)
+    given = _named(words)
     run = unquoted(given.get("resume", "null"))
     if run in ("null", ""):
         return list(words)
@@ -77,6 +78,11 @@ def with_earlier(words: Sequence[str]) -> list[str]:
     if given.keys() & {"goal", "task"}:
         kept = [word for word in kept if word.partition("=")[0] not in ("goal", "task")]
     return [*kept, *words]
+
+
+def _named(words: Sequence[str]) -> dict[str, str]:
+    parts = [word.partition("=") for word in words]
+    return {name: value for name, _, value in parts}
 
 
 def find_run(run: str, runs: Path) -> RunFolder:
@@ -130,13 +136,11 @@ def sentence_of(error: BaseException) -> tuple[str, int] | None:
             is_value = isinstance(cause, ValueError | TypeError)
             return sentence_of(cause) or ((_one_line(str(cause)), 2) if is_value else None)
         return _of_hydra(str(error)), 2
-    if isinstance(error, BadRun):
-        return str(error), error.code
-    if isinstance(error, UnknownGoal):
-        return str(error), 2
-    if isinstance(error, ArmsFailed | RewarderFailed):
-        return str(error), 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE):
+    codes = {BadRun: getattr(error, "code", 1), UnknownGoal: 2, ArmsFailed: 1, RewarderFailed: 1}
+    for kind, code in codes.items():
+        if isinstance(error, kind):
+            return _one_line(str(error)), code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _one_line(str(error)), 1
     return None
 
@@ -148,7 +152,9 @@ def _of_hydra(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "; ".join(re.sub(r"\s+", " ", part).strip() for part in text.splitlines() if part.strip())
+    return "; ".join(
+        re.sub(r"\s+", " ", part).strip() for part in text.splitlines() if part.strip()
+    )
 
 
 def _say(sentence: str, code: int) -> int:

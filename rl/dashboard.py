@@ -78,11 +78,10 @@ def make_view(title: str) -> Terminal | Lines:
 def panel(title: str, figures: Figures) -> RenderableType:
     """Return everything there is to see."""
     done, total = figures.counters.env_steps, figures.steps_total
-    bar = ProgressBar(total=total, completed=min(done, total), width=40)
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=total, completed=min(done, total), width=60))
     troubles = [Text(f"! {sentence}", style="yellow") for sentence in troubles_of(figures)]
-    return Group(
-        Text(title, style="bold"), bar, Text(line(figures)), arm_table(figures), *troubles
-    )
+    return Group(Text(title, style="bold"), bar, Text(line(figures)), arm_table(figures), *troubles)
 
 
 def arm_table(figures: Figures) -> Table:

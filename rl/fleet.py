@@ -1,4 +1,4 @@
-"""The seam between a training run and the arms that practise for it; and all arms in one process."""
+"""The seam between a run and the arms that practise for it; and all arms in one process."""
 
 import time
 from collections.abc import Callable, Mapping

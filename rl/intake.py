@@ -1,4 +1,4 @@
-"""Where episodes come in: from the arms or the run's own folder, through the labels, to the learner."""
+"""Where episodes come in, from the arms or the run's own folder, and get their labels."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class Intake:
-    """All arms of a run and the labels of their episodes; nothing counts before it is sealed here."""
+    """All arms of a run and the labels of their episodes; what counts has been sealed here."""
 
     def __init__(self, fleets: Sequence[Fleet], labeller: Labeller, folder: RunFolder) -> None:
         self._fleets, self._labeller, self._folder = fleets, labeller, folder
@@ -48,7 +48,9 @@ class Intake:
         known = set[str]()
         for line in self._folder.lines(EPISODES):
             known.add(line["file"])
-            labelled = self._stored(self._folder.path / line["file"], has_label=line["reason"] is None)
+            labelled = self._stored(
+                self._folder.path / line["file"], has_label=line["reason"] is None
+            )
             self.steps += labelled.episode.steps if labelled.episode else 0
             yield labelled
         for path in self._folder.episodes():

@@ -1,10 +1,9 @@
-"""Sealed episodes in, labelled episodes out, at the pace and with the failures of a reward service."""
+"""Sealed episodes in, labelled episodes out, at the pace of a reward service that may fail."""
 
 import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class Labeller:
         threads: int = 2,
         first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
-        """Keep scores in `labels`; wait from `first_wait_s` to 30 s, doubling, while the model is away."""
+        """Keep scores in `labels`; ask a model that is away again, `first_wait_s` to 30 s apart."""
         self._model, self._labels, self._first_wait_s = model, labels, first_wait_s
         self._stopping = threading.Event()
         self._troubles: dict[int, str] = {}
@@ -94,7 +93,7 @@ class Labeller:
         return Labelled(path=path, episode=episode, transitions=transitions)
 
     def _score(self, episode: Episode) -> Score | None:
-        """Return the score, None if told to stop; raise NoScore where this clip cannot be judged."""
+        """Return the score, None if told to stop; raise NoScore where there never is one."""
         clip, wait_s = clip_of(episode), self._first_wait_s
         me = threading.get_ident()
         while not self._stopping.is_set():

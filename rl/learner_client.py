@@ -1,4 +1,4 @@
-"""An arm's end of `rl.service`: sealed episodes go out until they have arrived, newer policies come in."""
+"""An arm's end of `rl.service`: sealed episodes go out until they arrive, policies come in."""
 
 import random
 import threading
@@ -29,9 +29,7 @@ class LearnerClient:
     def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 5.0) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.url = url
-        self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=timeout_s, trust_env=False
-        )
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False)
 
     def goal(self) -> str:
         """Return the goal sentence that the learner's run practises."""
@@ -50,7 +48,7 @@ class LearnerClient:
         """Return the learner's policy if it is another than `version`."""
         known = {"if-none-match": f'"{version}"'}
         head = self._ask("GET", "/policy.json", headers=known)
-        if head.status_code != httpx.codes.OK:
+        if head.is_error or not head.content:
             return None
         weights = self._ask("GET", "/policy.safetensors")
         if not weights.is_success or weights.headers["etag"] != head.headers["etag"]:
@@ -78,7 +76,7 @@ class LearnerClient:
 
 
 class Courier:
-    """Carries an arm's episodes to the learner and policies back, in a thread; the arm never waits."""
+    """Carries an arm's episodes to the learner and policies back; the arm never waits for it."""
 
     def __init__(
         self, client: LearnerClient, arm: str, *, first_wait_s: float = FIRST_WAIT_S
@@ -145,7 +143,9 @@ def not_uploaded(journal: Path) -> list[Path]:
     """Return the sealed episodes of a journal that no learner has yet."""
     names = journal / UPLOADED
     done = set(names.read_text(encoding="utf-8").split()) if names.is_file() else set[str]()
-    return sorted(path for path in (journal / "episodes").glob("[!.]*.npz") if path.name not in done)
+    return sorted(
+        path for path in (journal / "episodes").glob("[!.]*.npz") if path.name not in done
+    )
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -1,9 +1,10 @@
-"""The training loop: episodes arrive, are labelled, are learnt from; policies go back to the arms."""
+"""The training loop: episodes arrive, are learnt from, and policies go back to the arms."""
 
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -41,13 +42,15 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("warmup_steps", 0), ("max_debt", 1)):
-            value = getattr(self, name)
+            value: object = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r}; expected a whole number from {least} up")
-        if not isinstance(self.updates_per_step, int | float) or self.updates_per_step <= 0:
-            raise ValueError(f"updates_per_step={self.updates_per_step!r}; expected a number above 0")
-        if self.minutes is not None and not isinstance(self.minutes, int | float):
-            raise ValueError(f"minutes={self.minutes!r}; expected a number")
+        for name in ("updates_per_step", "minutes"):
+            value = getattr(self, name)
+            if value is None and name == "minutes":
+                continue
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r}; expected a number above 0")
 
 
 class View(Protocol):
@@ -61,7 +64,7 @@ class View(Protocol):
 class Training:
     """One run, from where its folder stands to the end of its schedule."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run is made of
         self,
         *,
         learner: Learner,
@@ -94,7 +97,7 @@ class Training:
         return self._counters
 
     def restore(self) -> None:
-        """Go on from the folder: its newest whole checkpoint and the episodes of earlier sessions."""
+        """Go on from the newest whole checkpoint and with the episodes of earlier sessions."""
         checkpoint = self._folder.newest_checkpoint()
         if checkpoint:
             path, found = checkpoint
@@ -104,7 +107,7 @@ class Training:
             self._learn_from(labelled)
 
     def run(self) -> None:
-        """Practise and learn until the schedule is done or `stopping` is set; leave a checkpoint."""
+        """Practise and learn until all is done or `stopping` is set; leave a checkpoint."""
         self._is_due("checkpoint", self._schedule.checkpoint_s)
         while not (self.stopping.is_set() or self._is_done):
             self._gather()
@@ -240,7 +243,7 @@ class Training:
         return True
 
     @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
+    def _timed(self, part: str) -> Generator[None]:
         began = self._clock()
         yield
         self._tally.seconds[part] += self._clock() - began

@@ -51,7 +51,7 @@ class OwnRewarder:
         return self._process.pid
 
     def check(self) -> str | None:
-        """Start the service again if it has died, and say so; raise `RewarderFailed` if that is no use."""
+        """Start a service that has died again and say so; raise `RewarderFailed` in the end."""
         if self._process.poll() is None:
             return None
         age_s = time.monotonic() - self._started_at
@@ -79,10 +79,15 @@ class OwnRewarder:
             self._process.stdin.close()
 
     def _start(self) -> None:
-        words = [f"reward={self._model}", f"host={HOST}", f"port={self._port}", "hydra/job_logging=none"]
+        words = [
+            f"reward={self._model}",
+            f"host={HOST}",
+            f"port={self._port}",
+            "hydra/job_logging=none",
+        ]
         environment = {**os.environ, "HYDRA_FULL_ERROR": "0", "OMP_NUM_THREADS": "1"}
         with self._log_file.open("ab") as output:
-            # A session of its own: Ctrl-C in the terminal is for the run, which ends the service itself.
+            # A session of its own: Ctrl-C is for the run, which ends the service itself.
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "rl.own_rewarder", *words],
                 stdin=subprocess.PIPE,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.arm_env import STEP_S, ArmEnv, EnvState, Info
+from envs.arm_env import STEP_S, ArmEnv, EnvState, Info, Sensed
 from envs.homing import ArmStuckError
 from envs.tasks import HOLD_S
 from policy_server.policy import Policy, PolicyRequest
@@ -61,19 +61,15 @@ class _Notes:
 class _Eyes:
     """The arm's own opinion of how far it has come, from what its cameras show."""
 
-    def __init__(self, env: ArmEnv, seen: Sequence[Observation]) -> None:
+    def __init__(self, env: ArmEnv) -> None:
         self._judge = Judge(env.goal, env.cameras)
         self._in_a_row = 0
-        for observation in seen:
-            self.see(observation)
 
-    def see(self, observation: Observation) -> bool:
+    def see(self, sensed: Sensed) -> bool:
         """Return whether the goal has seemed reached for long enough."""
-        success, _, valid = self._judge.update(
-            {name: frame.image for name, frame in observation.frames.items()},
-            observation.joint_pos,
-            observation.joint_target,
-            observation.stamp,
+        seen = sensed.observation
+        success, _, valid = self._judge.consider(
+            sensed.estimates, seen.joint_pos, seen.joint_target, seen.stamp
         )
         self._in_a_row = self._in_a_row + 1 if success and valid else 0
         return self._in_a_row >= SEEMS_DONE_STEPS
@@ -111,14 +107,16 @@ def run_episode(
 
     It ends early once the goal has seemed reached, to the arm's own eyes, for `SEEMS_DONE_STEPS`:
     robot time is dear, and whether it was true the reward model says later. `stop()` ends it
-    between two steps as the operator's wish. A retreat that does not arrive ends it as a fault, with
-    a last look from where the arm is.
+    between two steps as the operator's wish. A retreat that does not arrive ends it as a fault,
+    with a last look from where the arm is.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     state, info = env.reset(seed=plan.seed)
     notes, watch = _Notes(info["look"].observation), _watch(env)
     notes.see(state, info)
-    eyes = _Eyes(env, notes.observations)
+    eyes = _Eyes(env)
+    for sensed in (info["look"], info["sensed"]):
+        eyes.see(sensed)
     end: End | None = None
     while end is None:
         action = _decide(policy, env, state, info)
@@ -127,7 +125,7 @@ def run_episode(
         notes.see(state, info)
         if watch:
             watch.look()
-        done = eyes.see(info["sensed"].observation)
+        done = eyes.see(info["sensed"])
         end = _end(late=late, done=done, stopped=stop())
     end = _look_after(env, notes, end)
     truth = watch.said() if watch else None

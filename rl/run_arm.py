@@ -20,6 +20,7 @@ from rl.evaluate import git_revision
 from rl.fleet import Snapshot
 from rl.learner_client import Courier, LearnerAway, LearnerClient, not_uploaded
 from rl.logs import log_to
+from rl.progress import say
 from rl.run_record import BadRun, read_run
 from robot.journal import journal_folder, read_episode
 
@@ -28,8 +29,12 @@ def practise(composed: Composed) -> int:
     """Run episodes until there are enough, or Ctrl-C; return the exit code."""
     cfg = composed.cfg
     stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+
+    def stop(*_: object) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     client = _client(cfg)
     goal = goal_of(cfg, client)
     journal = _journal(cfg, goal)
@@ -60,9 +65,7 @@ def goal_of(cfg: DictConfig, client: LearnerClient | None) -> Goal:
     return given or asked or parse_goal(str(cfg.task.goal))
 
 
-def make_worker(
-    cfg: DictConfig, goal: Goal, journal: Path, stop: Callable[[], bool]
-) -> Worker:
+def make_worker(cfg: DictConfig, goal: Goal, journal: Path, stop: Callable[[], bool]) -> Worker:
     """Return the worker of this arm."""
     return Worker(
         arm=str(cfg.arm_id),
@@ -93,11 +96,11 @@ def _episodes(
         path = journal / "episodes" / finished.name
         done += 1
         info = read_episode(path).info
-        print(f"{finished.name}: {finished.steps} steps, {info.policy}, {info.end}", flush=True)  # noqa: T201
+        say(f"{finished.name}: {finished.steps} steps, {info.policy}, {info.end}")
         if courier:
             courier.send(path)
             if courier.trouble and courier.trouble != trouble:
-                print(f"{courier.trouble}; recording goes on", flush=True)  # noqa: T201
+                say(f"{courier.trouble}; recording goes on")
             trouble = courier.trouble
 
 

@@ -77,7 +77,7 @@ class RunFolder:
         return facts
 
     def lock(self) -> None:
-        """Keep other processes from writing here while this one lives; raise `BadRun` if one does."""
+        """Keep others from writing here while this process lives; raise `BadRun` if one does."""
         lock = (self.path / "run.lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

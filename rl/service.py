@@ -1,4 +1,4 @@
-"""The learner over HTTP: sealed episodes come in, once each however often they are sent; policies go out."""
+"""The learner over HTTP: sealed episodes come in, each counted once, and policies go out."""
 
 import hmac
 import queue
@@ -32,7 +32,7 @@ class LearnerService:
     """Arms elsewhere, as a fleet: what they upload counts like the run's own episodes."""
 
     def __init__(self, folder: RunFolder, *, goal: str, token: str | None = None) -> None:
-        """Take episodes of one goal into a run's folder; with a token only from those who know it."""
+        """Take episodes of one goal into a run's folder, with a token only from who knows it."""
         self._folder, self._goal, self._token = folder, goal, token
         self._arrived: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._seen: dict[str, float] = {}
@@ -46,7 +46,8 @@ class LearnerService:
         """Listen in a thread; raise `BadRun` if that is unsafe or the port is taken."""
         if host not in LOOPBACK and not self._token:
             raise BadRun(
-                f"service.host={host} is open to others: set LEARNER_TOKEN, or use 127.0.0.1", code=2
+                f"service.host={host} is open to others: set LEARNER_TOKEN, or use 127.0.0.1",
+                code=2,
             )
         listening = _listen(host, port)
         self._server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, access_log=False))
@@ -95,7 +96,9 @@ class LearnerService:
         """
         episode = episode_from(data)
         if episode.info.goal != self._goal:
-            raise ValueError(f"this run practises {self._goal!r}, the episode {episode.info.goal!r}")
+            raise ValueError(
+                f"this run practises {self._goal!r}, the episode {episode.info.goal!r}"
+            )
         with self._lock:
             fresh = Journal(self._folder.journal(arm)).accept(name, data)
         self._seen[arm] = time.monotonic()

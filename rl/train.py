@@ -2,12 +2,12 @@
 
 import os
 import platform
-import shlex
 import re
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +34,7 @@ from rl.learner import Learner
 from rl.logs import log_to
 from rl.loop import Schedule, Training, View
 from rl.own_rewarder import OwnRewarder
+from rl.progress import say
 from rl.report import write_report
 from rl.run_folder import RunFolder
 from rl.run_record import BadRun
@@ -71,7 +72,7 @@ def practise(composed: Composed) -> int:
     finally:
         folder.close()
     if training.stopping.is_set():
-        print(f"stopped; go on with: make train-rl resume={folder.path.name}")  # noqa: T201
+        say(f"stopped; go on with: make train-rl resume={folder.path.name}")
         return STOPPED
     conclude(folder.path, episodes=int(cfg.evaluation_episodes))
     return 0
@@ -142,10 +143,11 @@ def facts(composed: Composed, goal: Goal) -> Mapping[str, object]:
 @contextmanager
 def helpers(
     composed: Composed, goal: Goal, folder: RunFolder
-) -> Iterator[tuple[Intake, View, Callable[[], str | None]]]:
+) -> Generator[tuple[Intake, View, Callable[[], str | None]]]:
     """Start the view, the reward service and the arms; end them in the end."""
     cfg = composed.cfg
-    title = f"{goal} {len(cfg.arms)} arms, seed {cfg.seed}, {folder.path}"
+    arms = "1 arm" if len(cfg.arms) == 1 else f"{len(cfg.arms)} arms"
+    title = f"{goal} {arms}, seed {cfg.seed}, {folder.path}"
     with ExitStack() as stack:
         view = stack.enter_context(make_view(title))
         reward, watch = make_reward(composed, folder, stack)
@@ -158,7 +160,7 @@ def helpers(
 def make_reward(
     composed: Composed, folder: RunFolder, stack: ExitStack
 ) -> tuple[RewardModel, Callable[[], str | None]]:
-    """Return the reward service's client, and what looks after the service if it is the run's own."""
+    """Return the reward service's client, and what looks after a service of the run's own."""
     cfg, watch = composed.cfg, None
     url = str(cfg.rewarder.url or "")
     if not url:
@@ -217,7 +219,7 @@ def spec_of(actions: str) -> PolicySpec:
 
 
 @contextmanager
-def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+def stopped_by_signals(stop: Callable[[], None]) -> Generator[None]:
     """Turn the first Ctrl-C into a clean end; a second one is as abrupt as ever."""
 
     def handle(number: int, _: object) -> None:
@@ -235,8 +237,8 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
 def conclude(folder: Path, *, episodes: int) -> None:
     """Try the policy on fresh layouts, write the report and say where it is."""
     if episodes > 0:
-        print(sentence(evaluate_run(folder, Conditions(episodes=episodes))))
-    print(f"report: {write_report(folder)}")
+        say(sentence(evaluate_run(folder, Conditions(episodes=episodes))))
+    say(f"report: {write_report(folder)}")
 
 
 def main() -> int:

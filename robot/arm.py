@@ -17,7 +17,7 @@ JOINTS = (
     "wrist_roll",
     "gripper",
 )
-"""Joint names in LeRobot's order. The first five are in degrees, the gripper in 0 (closed) to 100 (open)."""
+"""Joint names in LeRobot's order; five in degrees, the gripper from 0 (closed) to 100 (open)."""
 
 type Joints = NDArray[np.float64]
 """Six joint values, shape (6,), in the order and units of `JOINTS`."""

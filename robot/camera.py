@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 _JPEG = (
     *(cv2.IMWRITE_JPEG_QUALITY, 90),
-    # Halving the colours, the default, puts a small cube up to 50 mm off: its colour is what is looked at.
+    # Halving the colours, the default, puts a small cube up to 50 mm off.
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 )
 

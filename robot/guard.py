@@ -16,6 +16,7 @@ from robot.volumes import Volumes
 PATH_POINTS = 9
 """Poses that are checked between the last command and the next, both included."""
 _TOLERANCE = 1e-12  # metres: the same pose computed twice is not worse than itself
+_TRIES = 3
 _GRIPPER = JOINTS.index("gripper")
 
 
@@ -57,13 +58,14 @@ class _Servo(NamedTuple):
     ) -> tuple[float, list[str]]:
         """Return the nearest allowed value and the rules that changed it."""
         step = self.speed * dt
+        lowest = max(self.lower, last - step, measured - self.lead)
+        if lowest <= wanted <= min(self.upper, last + step, measured + self.lead):
+            return wanted, []
         ranged = min(max(wanted, self.lower), self.upper)
         stepped = min(max(ranged, last - step), last + step)
         led = min(max(stepped, measured - self.lead), measured + self.lead)
         target = min(max(led, self.lower), self.upper)
         target = min(max(target, last - step), last + step)
-        if target == wanted:
-            return target, []
         changes = (("range", ranged, wanted), ("step", stepped, ranged), ("lead", led, stepped))
         return target, [rule for rule, after, before in changes if after != before]
 
@@ -145,17 +147,26 @@ class Guard:
 
     def _along(self, last: Joints, target: Joints) -> tuple[Joints, list[GuardEvent]]:
         """Return the last pose of the straight way before anything gets worse, and what would."""
-        path = last + self._shares * (target - last)
-        path[-1] = target
-        found = self.volumes.violations(path)
-        worse = found > np.maximum(found[:, :1], 0.0) + _TOLERANCE
-        if not worse.any():
-            return target, []
-        first = int(worse.any((0, 2)).argmax())
-        bounds = (
-            self.volumes.bound(row, axis) for row, axis in np.argwhere(worse[:, first]).tolist()
-        )
-        return path[first - 1], [GuardEvent(*bound) for bound in dict.fromkeys(bounds)]
+        stops: list[GuardEvent] = []
+        # A shortened way has points of its own, which are checked as well.
+        for _ in range(_TRIES):
+            path = last + self._shares * (target - last)
+            path[-1] = target
+            found = self.volumes.violations(path)
+            worse = found > np.maximum(found[:, :1], 0.0) + _TOLERANCE
+            if not worse.any():
+                return target, stops
+            first = int(worse.any((0, 2)).argmax())
+            stops = stops or self._reasons(worse[:, first])
+            if first == 1:
+                break
+            target = path[first - 1]
+        return last, stops
+
+    def _reasons(self, worse: NDArray[np.bool_]) -> list[GuardEvent]:
+        """Return the bounds that are worse, shape (14, 3), each once."""
+        bounds = (self.volumes.bound(row, axis) for row, axis in np.argwhere(worse).tolist())
+        return [GuardEvent(*bound) for bound in dict.fromkeys(bounds)]
 
 
 def _malformed(proposal: object) -> str | None:
@@ -168,6 +179,12 @@ def _malformed(proposal: object) -> str | None:
     if array.shape != (len(JOINTS),):
         return "wrong_shape"
     return None if np.isfinite(array).all() else "not_finite"
+
+
+def _known(measured: Joints) -> Joints:
+    if not np.isfinite(measured).all():
+        raise ValueError(f"joints read as {measured}; expected finite numbers: check the servo bus")
+    return measured
 
 
 class GuardedArm:
@@ -219,8 +236,11 @@ class GuardedArm:
         self._arm.command(self._last_command(frozen(self._arm.joint_pos())))
 
     def latch(self) -> None:
-        """Take the measured pose as the last command: after a hold, a hand-move, a mode change."""
-        self._last = frozen(self._arm.joint_pos())
+        """Take the measured pose as the last command: after a hold, a hand-move, a mode change.
+
+        Raise `ValueError` where the arm cannot say where it is.
+        """
+        self._last = _known(frozen(self._arm.joint_pos()))
 
     def close(self) -> None:
         """Release the arm."""
@@ -228,5 +248,5 @@ class GuardedArm:
 
     def _last_command(self, measured: Joints) -> Joints:
         if self._last is None:
-            self._last = measured
+            self._last = _known(measured)
         return self._last

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from numpy.typing import NDArray
-
 import numpy as np
+from numpy.typing import NDArray
 
 COLOURS = ("red", "green", "blue")
 """Colours that things and places can have, and that the colour masks tell apart."""
@@ -37,7 +36,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth:
-    """Where everything really is, for evaluation and tests only; positions in metres, base frame."""
+    """Where everything really is, for evaluation and tests only; metres, base frame."""
 
     thing: NDArray[np.float64]
     """Centre of the thing, shape (3,)."""
@@ -46,7 +45,7 @@ class Truth:
     thing_speed: float
     """Metres a second."""
     place: NDArray[np.float64] | None
-    """Centre of the place (bowl: of its floor; marker: on the table; cube: its centre), shape (3,)."""
+    """Centre of the place (of a bowl: of its floor), shape (3,)."""
     tool: NDArray[np.float64]
     """Tool centre point, shape (3,)."""
     gripper: float

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from robot.arm import JOINTS, Joints, from_radians, to_radians
 from robot.camera import Frame
 from robot.kinematics import tool_position
-from robot.scene import CUBE_EDGE, Item, Layout, Truth
-from robot.twin_model import PRESETS, TIMESTEP_S, VIEWS, WRIST_CAMERA, Servo, shared_model
+from robot.scene import CUBE_EDGE, Layout, Truth
+from robot.twin_model import PRESETS, TIMESTEP_S, VIEWS, WRIST_CAMERA, shared_model
 from robot.vision import CameraModel
 
 REST_POSE = (-80.0, -97.0, 92.0, 45.0, 90.0, 45.0)
@@ -109,7 +109,7 @@ class Twin:
 
     def joint_pos(self) -> Joints:
         """Return the encoders' joint positions, shape (6,), in steps of 1/4096 turn."""
-        degrees = np.rad2deg(self._data.qpos[self._joints])
+        degrees: NDArray[np.float64] = np.rad2deg(self._data.qpos[self._joints])
         return from_radians(np.deg2rad(np.round(degrees / ENCODER_STEP_DEG) * ENCODER_STEP_DEG))
 
     def frames(self) -> Mapping[str, Frame]:
@@ -227,7 +227,7 @@ def _marker_spot(rng: np.random.Generator, thing: NDArray[np.float64]) -> NDArra
             return spot
 
 
-@lru_cache(maxsize=None)
+@cache
 def _renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:
     """Return this process's renderer of a model; kept, since collecting one spoils the others."""
     try:

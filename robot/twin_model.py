@@ -1,8 +1,8 @@
-"""The twin's MuJoCo model: the SO-101 of so101-nexus on a table, with cubes, bowl, marker and cameras."""
+"""The twin's MuJoCo model: the SO-101 of so101-nexus, a table, cubes, bowl, marker, cameras."""
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def _snapped(
     faces = index.reshape(-1, 3).astype(np.int32)
     a, b, c = faces.T
     faces = np.unique(faces[(a != b) & (b != c) & (a != c)], axis=0)
-    return corners * grid_m, faces
+    return (corners * grid_m).astype(np.float64), faces
 
 
 def _load_arm() -> Spec:
@@ -110,11 +110,13 @@ def _load_arm() -> Spec:
 
 def _look_at(view: View) -> list[float]:
     """Return the x and y axes of a MuJoCo camera that looks at the view's target."""
-    forward = np.subtract(view.target, view.pos)
-    forward /= np.linalg.norm(forward)
-    right = np.cross(forward, (0.0, 0.0, 1.0))
-    right /= np.linalg.norm(right)
+    forward = _unit(np.subtract(view.target, view.pos))
+    right = _unit(np.cross(forward, np.array([0.0, 0.0, 1.0])))
     return [*right, *np.cross(right, forward)]
+
+
+def _unit(vector: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return (vector / np.linalg.norm(vector)).astype(np.float64)
 
 
 def _add_surroundings(spec: Spec) -> None:
@@ -127,7 +129,9 @@ def _add_surroundings(spec: Spec) -> None:
         rgba=TABLE_RGBA,
         friction=[0.8, 0.005, 0.0001],
     )
-    world.add_light(pos=[0.2, 0.1, 1.2], dir=[0, 0, -1], diffuse=[0.45] * 3, specular=[0] * 3, castshadow=False)
+    world.add_light(
+        pos=[0.2, 0.1, 1.2], dir=[0, 0, -1], diffuse=[0.45] * 3, specular=[0] * 3, castshadow=False
+    )
     spec.visual.headlight.diffuse = [0.3] * 3
     spec.visual.headlight.ambient = [0.25] * 3
     spec.visual.headlight.specular = [0] * 3
@@ -214,5 +218,5 @@ def build_model(layout: Layout, servo: Servo) -> mujoco.MjModel:
     return model
 
 
-shared_model = lru_cache(maxsize=None)(build_model)
+shared_model = cache(build_model)
 """`build_model`, compiled once a process: twins with the same layout and servos may share it."""

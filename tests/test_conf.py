@@ -13,9 +13,7 @@ from rl.train import goal_of, make_learner, schedule_of
 CONF = Path(__file__).parent.parent / "conf"
 ENTRIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 GROUPS = ("arm", "cluster", "learner", "task")
-OPTIONS = [
-    (group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))
-]
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
 def composed(config, *overrides):
@@ -42,8 +40,10 @@ def test_every_option_can_be_built(group, option):
 
 
 @pytest.mark.parametrize("experiment", [path.stem for path in (CONF / "experiment").glob("*.yaml")])
-def test_every_experiment_composes(experiment):
-    goal_of(composed("train", f"experiment={experiment}"))
+def test_every_experiment_differs_from_the_default(experiment):
+    plain, cfg = composed("train"), composed("train", f"experiment={experiment}")
+    goal_of(cfg)
+    assert (cfg.arms, cfg.steps) != (plain.arms, plain.steps)
 
 
 def test_a_run_of_no_arguments_puts_the_red_cube_in_the_blue_bowl():

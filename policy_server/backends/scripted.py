@@ -1,4 +1,4 @@
-"""A hand-written expert for reach, lift and place: the proof that they can be done from estimates."""
+"""A hand-written expert for reach, lift and place: proof that estimates are enough for them."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,14 @@ OPEN, CLOSE = 1.0, -1.0
 CLOSING = 22.0
 """A commanded opening below this means that the jaws are on their way to close."""
 TRAVEL_Z, GRASP_Z = 0.06, 0.013
-"""Height of the point between the jaws when it travels over the table, and when it grasps, metres."""
+"""Height of the point between the jaws when it travels, and when it grasps, metres."""
 CARRY_Z = 0.09
 REACH_Z = 0.06
 NEAR = 0.008
 BOWL_NEAR = 0.015
 IN_BOWL = 0.045
+
+_ABOVE = np.array([0.0, 0.0, REACH_Z])
 
 type Vector = NDArray[np.float64]
 
@@ -65,7 +67,7 @@ def _go(offset: Vector, gripper: float) -> Vector:
 
 
 def _reach(view: _View) -> Vector:
-    return _go(view.thing + (0.0, 0.0, REACH_Z) - view.tool, OPEN)
+    return _go(view.thing + _ABOVE - view.tool, OPEN)
 
 
 def _grasp(view: _View) -> Vector:

@@ -61,7 +61,9 @@ def test_running_out_of_time_truncates_and_never_terminates(env: ArmEnv) -> None
 def test_a_step_takes_a_tenth_of_a_second_and_moves_the_tool_as_told(env: ArmEnv) -> None:
     first, before = env.reset(seed=3)
     state, _, _, _, after = env.step(np.array([0, 1, 0, 1], np.float32))
-    assert after["sensed"].observation.stamp - before["sensed"].observation.stamp == pytest.approx(STEP_S)
+    assert after["sensed"].observation.stamp - before["sensed"].observation.stamp == pytest.approx(
+        STEP_S
+    )
     assert state["tool"][1] - first["tool"][1] == pytest.approx(0.025, abs=0.003)
     assert state["action"][1] == 1.0
 

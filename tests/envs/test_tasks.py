@@ -75,7 +75,9 @@ def test_a_cube_in_the_bowl_counts_once_it_is_left_there() -> None:
     ],
 )
 def test_a_place_needs_all_of_it(change: dict[str, object]) -> None:
-    assert not TASKS["place"].success(truth(**({"thing": IN_BOWL, "tool": IN_BOWL + 2 * UP} | change)))
+    assert not TASKS["place"].success(
+        truth(**({"thing": IN_BOWL, "tool": IN_BOWL + 2 * UP} | change))
+    )
 
 
 def test_a_stack_stands_on_the_other_cube() -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs.state import sizes
 from policy_server.backends.network import Encoder, encoding_of
 from policy_server.policy import PolicySpec
 
@@ -23,3 +24,13 @@ def test_a_known_vector_of_an_unknown_size_is_refused():
     spec = PolicySpec(action_space="ee_delta", action_dim=4, state={"thing": 3})
     with pytest.raises(ValueError, match="thing has 3 elements, expected 4"):
         encoding_of(spec)
+
+
+def test_every_position_that_the_environment_gives_is_encoded():
+    spec = PolicySpec(action_space="ee_delta", action_dim=4, state=sizes(4))
+    encoding = encoding_of(spec)
+    plain = {"held", "action", "time_left"}
+    scales = iter(encoding.scale)
+    for name, size in spec.state.items():
+        own = [next(scales) for _ in range(size)]
+        assert (own[0] == 1.0) == (name in plain), name

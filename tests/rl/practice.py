@@ -15,7 +15,9 @@ from robot.journal import Episode, EpisodeInfo, Journal
 STEPS = 5
 
 
-def fake_episode(arm="arm01", number=0, *, steps=STEPS, greedy=False, policy="random", goal="Lift it."):
+def fake_episode(
+    arm="arm01", number=0, *, steps=STEPS, greedy=False, policy="random", goal="Lift it."
+):
     info = EpisodeInfo(
         episode=f"{number:06d}-{secrets.token_hex(4)}",
         arm=arm,

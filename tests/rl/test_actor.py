@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from envs.twin_env import make_twin_env
+from policy_server.policy import PolicyRequest
 from rewarder.goal import task_goal
 from rl.actor import RandomPolicy, Worker, load_snapshot, training_seed
 from rl.fleet import Snapshot
+from rl.sac import SacLearner
 from rl.trial import FIRST_SEED
 from robot.journal import read_episode
 from robot.sealed import Damaged
@@ -35,8 +37,6 @@ def worker(folder):
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory, worker):
-    from rl.sac import SacLearner
-
     folder = tmp_path_factory.mktemp("policy")
     SacLearner(worker._env.policy_spec, hidden=[8]).snapshot(folder)
     return Snapshot.read(folder, 12)
@@ -85,6 +85,4 @@ def test_a_damaged_snapshot_is_refused(snapshot):
 
 
 def _request():
-    from policy_server.policy import PolicyRequest
-
     return PolicyRequest(state={}, goal="", observed_at=0.0)

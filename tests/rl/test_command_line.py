@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rewarder.goal import UnknownGoal
 from rl.command_line import quoted, unquoted, with_earlier, with_task
@@ -52,7 +52,13 @@ def run(tmp_path):
 
 def test_a_resumed_run_is_composed_as_it_was(run):
     words = with_earlier([f"resume={run}", "steps=9"])
-    assert words == ["goal='Lift the green cube.'", "task=lift", "seed=3", f"resume={run}", "steps=9"]
+    assert words == [
+        "goal='Lift the green cube.'",
+        "task=lift",
+        "seed=3",
+        f"resume={run}",
+        "steps=9",
+    ]
 
 
 def test_what_is_given_anew_replaces_what_was_given_before(run):

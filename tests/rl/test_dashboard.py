@@ -41,7 +41,15 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds():
 
 def test_a_line_says_how_the_run_stands():
     line = lines_of(figures())[1]
-    for part in ("500/1000 steps", "12 episodes", "3/4 (30-95 %)", "return -12.5", "60/s", "1 min 15 s", "ETA 5 s"):
+    for part in (
+        "500/1000 steps",
+        "12 episodes",
+        "3/4 (30-95 %)",
+        "return -12.5",
+        "60/s",
+        "1 min 15 s",
+        "ETA 5 s",
+    ):
         assert part in line
 
 

@@ -78,7 +78,8 @@ def test_episodes_wait_in_the_journal_while_the_rewarder_is_away(folder):
     reward.away = True
 
     class Watcher:
-        sentences: list = []
+        def __init__(self):
+            self.sentences = []
 
         def show(self, figures):
             self.sentences += figures.troubles
@@ -94,25 +95,26 @@ def test_episodes_wait_in_the_journal_while_the_rewarder_is_away(folder):
 
 
 def test_arms_wait_for_a_learner_that_is_behind(folder):
-    held = []
+    told = []
 
     class Fleet(LocalFleet):
         def hold(self, *, held):
-            held_now = held
             super().hold(held=held)
-            record.append(held_now)
+            told.append(held)
 
-    record = held
     fleet = Fleet()
     fleet.start({"arm01": partial(FakeWorker, folder.journal("arm01"), "arm01")})
     labeller = Labeller(FakeReward(), folder.labels)
     schedule = Schedule(steps=60, warmup_steps=10, updates_per_step=20, max_debt=1)
     run = Training(
-        learner=FakeLearner(), intake=Intake([fleet], labeller, folder), folder=folder, schedule=schedule
+        learner=FakeLearner(),
+        intake=Intake([fleet], labeller, folder),
+        folder=folder,
+        schedule=schedule,
     )
     run.run()
     labeller.close()
-    assert True in held
+    assert True in told
     assert run.counters.updates == 20 * run.counters.transitions
 
 

@@ -33,22 +33,16 @@ def test_a_service_that_cannot_start_ends_the_run_with_its_reason(tmp_path, monk
     monkeypatch.setattr("rl.own_rewarder.RESTART_S", 0.0)
     service = OwnRewarder("no_such_model", tmp_path / "log")
 
-    def gives_up():
-        try:
-            service.check()
-        except RewarderFailed as error:
-            assert str(tmp_path / "log") in str(error)
-            return True
-        return False
-
-    until(gives_up)
+    with pytest.raises(RewarderFailed, match="no_such_model"):
+        until(lambda: service.check() == "never")
     service.close()
 
 
 def test_the_service_ends_with_the_process_that_started_it(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from rl.own_rewarder import OwnRewarder\n"
-        "service = OwnRewarder('heuristic', Path(sys.argv[1])); print(service.url, flush=True); time.sleep(99)"
+        "service = OwnRewarder('heuristic', Path(sys.argv[1]))\n"
+        "print(service.url, flush=True); time.sleep(99)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "log")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:

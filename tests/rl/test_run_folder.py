@@ -20,8 +20,14 @@ def save(folder):
 
 
 def test_a_run_in_use_is_refused_with_its_process(folder):
-    program = f"from rl.run_folder import RunFolder as R; from pathlib import Path as P; R(P({str(folder.path)!r})).lock()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    path = str(folder.path)
+    program = (
+        "from pathlib import Path; from rl.run_folder import RunFolder;"
+        f"RunFolder(Path({path!r})).lock()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert "is in use by process" in done.stderr
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rl.run_folder import RunFolder
+from rl.train import main
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = (
@@ -29,18 +30,33 @@ def command(*words):
 
 
 def environment():
-    return {**os.environ, "MUJOCO_GL": "egl" if sys.platform == "linux" else "", "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "MUJOCO_GL": "egl" if sys.platform == "linux" else "",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def train(*words):
     return subprocess.run(
-        command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=250, check=False
+        command(*words),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
 
 
 def begin(*words):
     return subprocess.Popen(
-        command(*words), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*words),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -76,12 +92,19 @@ def counted(runs):
         (["cluster=cloud"], "ray"),
     ],
 )
-def test_a_wrong_word_is_one_line_and_exit_code_2(words, said, tmp_path):
-    done = train(f"runs={tmp_path}", *words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert said in done.stderr
+def test_a_wrong_word_is_one_line_and_exit_code_2(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["train", f"runs={tmp_path}", *words])
+    assert main() == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert said in output.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_word_given_to_the_program_is_one_line_too(tmp_path):
+    done = train(f"runs={tmp_path}", "stps=5")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 def test_two_arms_on_ray_practise_learn_and_report(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robot.arm import frozen
+from robot.arm import Joints, frozen
 from robot.scene import CUBE_EDGE, Item, Layout
 from robot.twin import BOWL_CLEARANCE, CUBE_X, CUBE_Y, MARKER_DISTANCE, REST_POSE, Twin
 
@@ -116,7 +116,7 @@ def test_the_rest_pose_is_where_a_reset_leaves_the_arm(twin: Twin) -> None:
     np.testing.assert_allclose(twin.joint_pos(), REST_POSE, atol=1.0)
 
 
-def _go(twin: Twin, pose: np.ndarray) -> None:
+def _go(twin: Twin, pose: Joints) -> None:
     start = twin.joint_pos()
     for share in np.linspace(0.0, 1.0, 40):
         twin.command(start + share * (pose - start))
