@@ -14,7 +14,7 @@ TOOL_ROLL_DEG = 90.0
 OPEN = 45.0
 """Widest commanded opening: about 70 mm between the tips, wide enough for a cube at any yaw."""
 MARGIN_M = 0.002
-"""The tool is steered this far inside its box: a straight way in joint space bows by about as much."""
+"""The tool is steered this far inside its box: a straight way in joint space bows about as much."""
 
 
 class ActionSpace(Protocol):

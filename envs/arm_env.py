@@ -59,6 +59,17 @@ class Sensed:
 type Info = dict[str, Sensed]
 
 
+def policy_spec(actions: ActionSpace, images: tuple[str, ...] = ()) -> PolicySpec:
+    """Return what a policy reads and writes that acts in this space and sees these frames."""
+    return PolicySpec(
+        action_space=actions.name,
+        action_dim=actions.dim,
+        state=sizes(actions.dim),
+        images=images,
+        hz=1 / STEP_S,
+    )
+
+
 class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
     """A guarded arm that practises one goal.
 
@@ -100,13 +111,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
     @property
     def policy_spec(self) -> PolicySpec:
         """Return what a policy for this environment reads and writes."""
-        return PolicySpec(
-            action_space=self._actions.name,
-            action_dim=self._actions.dim,
-            state=sizes(self._actions.dim),
-            images=self._images,
-            hz=1 / STEP_S,
-        )
+        return policy_spec(self._actions, self._images)
 
     def reset(
         self,

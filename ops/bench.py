@@ -31,6 +31,7 @@ from rl.evaluate import git_revision
 WINDOW, ENOUGH = 40, 0.8
 GIVE_UP_S = 900
 ROUNDS, ROUND_S = 5, 2.0
+COMMANDS = 20_000
 
 type Row = Mapping[str, object]
 
@@ -60,7 +61,7 @@ def bench_guard() -> list[Row]:
     guard, rng = Guard(SafetyLimits.load(SAFETY)), np.random.default_rng(0)
     last = np.array([0.0, -30.0, 20.0, 85.0, 90.0, 30.0])
     times: list[float] = []
-    for _ in range(20_000):
+    for _ in range(COMMANDS):
         wanted = last + rng.uniform(-8, 8, 6)
         start = time.perf_counter()
         command = guard.check(wanted, last=last, measured=last, dt=0.05)
@@ -91,9 +92,9 @@ def bench_env() -> list[Row]:
     rates = dict(zip(sides, zip(*rounds, strict=True), strict=True))
     steps, seconds = "environment steps a second", "simulated seconds a second"
     return [
-        _against(steps, rates[ours], rates[raw], than=raw.text),
-        _against(steps, rates[ours], rates[nexus], than=nexus.text),
-        _against(
+        compare(steps, rates[ours], rates[raw], than=raw.text),
+        compare(steps, rates[ours], rates[nexus], than=nexus.text),
+        compare(
             seconds,
             [rate * ours.step_s for rate in rates[ours]],
             [rate * nexus.step_s for rate in rates[nexus]],
@@ -111,7 +112,7 @@ def _rate(step: Callable[[], object]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _against(what: str, ours: Sequence[float], other: Sequence[float], *, than: str) -> Row:
+def compare(what: str, ours: Sequence[float], other: Sequence[float], *, than: str) -> Row:
     """Return medians over the rounds; the ratio is the median of the rounds' ratios."""
     ratios = [a / b for a, b in zip(ours, other, strict=True)]
     return {
@@ -135,7 +136,7 @@ def _ours() -> Side:
         if late:
             env.reset()
 
-    return Side(step=step, step_s=STEP_S, text="")
+    return Side(step=step, step_s=STEP_S, text="this environment")
 
 
 def _raw() -> Side:
@@ -234,7 +235,7 @@ def _train(*overrides: str) -> float | None:
         )
         try:
             while process.poll() is None and time.monotonic() - started < GIVE_UP_S:
-                if _works(_practised(Path(runs))):
+                if works(_practised(Path(runs))):
                     return round(time.monotonic() - started, 1)
                 time.sleep(1.0)
         finally:
@@ -251,7 +252,8 @@ def _practised(runs: Path) -> list[bool]:
     return [bool(json.loads(line)["truth"]["success"]) for line in lines if line.endswith("}")]
 
 
-def _works(done: Sequence[bool]) -> bool:
+def works(done: Sequence[bool]) -> bool:
+    """Return whether enough of the newest episodes succeeded."""
     return len(done) >= WINDOW and sum(done[-WINDOW:]) >= ENOUGH * WINDOW
 
 
@@ -259,7 +261,7 @@ def _learn(task: str) -> float | None:
     """Return what `_train` returns, of Stable-Baselines3's own loop."""
     from ops.bench_sb3 import seconds_to_success  # noqa: PLC0415
 
-    return seconds_to_success(task, works=_works, give_up_s=GIVE_UP_S)
+    return seconds_to_success(task, works=works, give_up_s=GIVE_UP_S)
 
 
 PARTS: Mapping[str, Callable[[], list[Row]]] = {
@@ -282,13 +284,14 @@ def main() -> int:
         print(f"{name} ...", file=sys.stderr)
         for row in PARTS[name]():
             rows.append({"part": name, **row})
-            print(_line(row))
+            print(line_of(row))
     if options.json:
         options.json.write_text(json.dumps(_result(rows), indent=2) + "\n")
     return 0
 
 
-def _line(row: Row) -> str:
+def line_of(row: Row) -> str:
+    """Return a row as a line to read."""
     text = f"{row['what']}: {row['ours']}"
     if "p99_us" in row:
         text += f", {row['p99_us']}"

@@ -4,40 +4,18 @@ import secrets
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from envs.arm_env import ArmEnv
-from policy_server.policy import ActionChunk, Policy, PolicyRequest, PolicySpec
+from policy_server.backends.null import RandomPolicy
+from policy_server.policy import Policy
 from rl.fleet import Finished, Snapshot
 from rl.rollout import Plan, run_episode
 from rl.trial import FIRST_SEED
 from robot.journal import Journal
-
-
-class RandomPolicy:
-    """Acts at random, each number uniformly from -1 to 1."""
-
-    def __init__(self, spec: PolicySpec, generator: np.random.Generator) -> None:
-        self._spec, self._generator = spec, generator
-
-    @property
-    def spec(self) -> PolicySpec:
-        """Return what the environment asks for."""
-        return self._spec
-
-    def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
-        """Return one random row a request."""
-        shape = (1, self._spec.action_dim)
-        return [
-            ActionChunk(
-                actions=self._generator.uniform(-1.0, 1.0, shape).astype(np.float32),
-                observed_at=request.observed_at,
-            )
-            for request in requests
-        ]
 
 
 class Worker:
@@ -65,7 +43,7 @@ class Worker:
         self._journal = Journal(journal)
         self._count = len(self._journal.episodes())
         self._env = make_env()
-        self._random = RandomPolicy(self._env.policy_spec, np.random.default_rng([seed, self._key]))
+        self._random = RandomPolicy(self._env.policy_spec, seed=training_seed(seed, self._key, 0))
         self._loaded: tuple[int, dict[bool, Policy]] = (-1, {})
 
     def run_episode(self, snapshot: Snapshot | None) -> Finished:

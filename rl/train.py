@@ -16,10 +16,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from envs.arm_env import STEP_S
-from envs.state import sizes
+from envs.arm_env import policy_spec
 from envs.twin_env import ACTION_SPACES, SAFETY
-from policy_server.policy import PolicySpec
 from rewarder.client import RemoteReward
 from rewarder.goal import Goal, parse_goal
 from rewarder.reward import RewardModel
@@ -207,15 +205,8 @@ def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeW
 def make_learner(cfg: DictConfig) -> Learner:
     """Return the learner for what the arms see and do."""
     make = instantiate(cfg.learner, _partial_=True, _convert_="all")
-    return make(spec_of(str(cfg.arm.actions)), seed=int(cfg.seed))
-
-
-def spec_of(actions: str) -> PolicySpec:
-    """Return what a policy in an action space reads and writes."""
-    space = ACTION_SPACES[actions](SafetyLimits.load(SAFETY))
-    return PolicySpec(
-        action_space=space.name, action_dim=space.dim, state=sizes(space.dim), hz=1 / STEP_S
-    )
+    actions = ACTION_SPACES[str(cfg.arm.actions)](SafetyLimits.load(SAFETY))
+    return make(policy_spec(actions), seed=int(cfg.seed), git_revision=git_revision())
 
 
 @contextmanager

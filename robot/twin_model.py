@@ -82,11 +82,24 @@ def _snapped(
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Return vertices (v, 3) and faces (f, 3) with every corner moved to the grid."""
     cells = np.round(triangles.reshape(-1, 3) / grid_m).astype(np.int64)
-    corners, index = np.unique(cells, axis=0, return_inverse=True)
-    faces = index.reshape(-1, 3).astype(np.int32)
+    corners, index = _unique_rows(cells)
+    faces = index.reshape(-1, 3)
     a, b, c = faces.T
-    faces = np.unique(faces[(a != b) & (b != c) & (a != c)], axis=0)
-    return (corners * grid_m).astype(np.float64), faces
+    faces, _ = _unique_rows(faces[(a != b) & (b != c) & (a != c)])
+    return (corners * grid_m).astype(np.float64), faces.astype(np.int32)
+
+
+def _unique_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct rows, sorted, of shape (n, 3), and where each of `rows` is among them.
+
+    `numpy.unique(axis=0)` gives the same some ten times slower, a second for an arm's meshes.
+    """
+    lowest = rows.min(axis=0)
+    _, height, depth = rows.max(axis=0) - lowest + 1
+    x, y, z = (rows - lowest).T
+    keys: NDArray[np.int64] = (x * height + y) * depth + z
+    _, first, index = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], index
 
 
 def _load_arm() -> Spec:

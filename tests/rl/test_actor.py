@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from envs.twin_env import make_twin_env
+from policy_server.backends.null import RandomPolicy
 from policy_server.policy import PolicyRequest
 from rewarder.goal import task_goal
-from rl.actor import RandomPolicy, Worker, load_snapshot, training_seed
+from rl.actor import Worker, load_snapshot, training_seed
 from rl.fleet import Snapshot
 from rl.sac import SacLearner
 from rl.trial import FIRST_SEED
@@ -72,7 +73,7 @@ def test_training_never_sees_the_layouts_of_evaluation():
 
 
 def test_a_random_policy_uses_the_whole_range(worker):
-    policy = RandomPolicy(worker._env.policy_spec, np.random.default_rng(0))
+    policy = RandomPolicy(worker._env.policy_spec)
     rows = np.array([policy.infer_batch([request])[0].actions[0] for request in [_request()] * 300])
     assert rows.min() < -0.9
     assert rows.max() > 0.9
