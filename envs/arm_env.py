@@ -15,7 +15,7 @@ from envs.state import sizes, state_of, state_space
 from envs.tasks import TASKS
 from policy_server.policy import PolicySpec
 from rewarder.goal import Goal
-from robot.arm import Observation, frozen
+from robot.arm import Joints, Observation, frozen
 from robot.guard import Command, GuardedArm
 from robot.kinematics import tool_position
 from robot.scene import Scene
@@ -49,8 +49,8 @@ class Sensed:
         """Return whether pose and command are the same; pictures and time aside."""
         return (
             isinstance(other, Sensed)
-            and np.array_equal(self.observation.joint_pos, other.observation.joint_pos)
-            and np.array_equal(self.observation.joint_target, other.observation.joint_target)
+            and _same(self.observation.joint_pos, other.observation.joint_pos)
+            and _same(self.observation.joint_target, other.observation.joint_target)
         )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
@@ -197,6 +197,11 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
             sensed.observation, sensed.estimates, action=self._last_action, time_left=time_left
         )
         return {**state, **{name: sensed.observation.frames[name].image for name in self._images}}
+
+
+def _same(a: Joints, b: Joints) -> bool:
+    """Return whether two poses differ by no more than a running clock's rounding."""
+    return np.allclose(a, b, rtol=0.0, atol=1e-6)
 
 
 def _picture_space(camera: CameraModel) -> spaces.Box:
