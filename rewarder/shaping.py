@@ -145,7 +145,9 @@ def push(moment: Moment) -> tuple[bool, float]:
     behind = np.array([*(moment.thing[:2] - stand_off * along), REST])
     apart = distance(moment.jaw, behind)
     reward = 0.5 * near(apart, 5) + 0.5 * near(apart, 20) + 2.5 * max(-0.5, 1.0 - off / 0.12)
-    return _share(off <= 0.027 and moment.moved <= AT_REST, reward, 4.5)
+    # Open jaws straddle the thing, and it slips away between them.
+    closed = 0.5 * (1.0 - ramp(moment.command, 0.0, 20.0))
+    return _share(off <= 0.027 and moment.moved <= AT_REST, reward + closed, 5.0)
 
 
 def lift(moment: Moment) -> tuple[bool, float]:

@@ -73,8 +73,13 @@ class SacLearner:
         """
         if spec.images or spec.horizon != 1:
             raise ValueError(f"SAC reads state vectors and gives one row a time, not {spec}")
-        if entropy_coef <= 0:
-            raise ValueError(f"entropy_coef is {entropy_coef}; its tuning starts above 0")
+        _refuse_wrong(
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            discount=discount,
+            target_rate=target_rate,
+            entropy_coef=entropy_coef,
+        )
         self._spec, self._hidden, self._batch_size = spec, list(hidden), batch_size
         self._git_revision, self._updates = git_revision, 0
         self._replay = Replay(spec, np.random.default_rng(seed), capacity=capacity)
@@ -212,6 +217,13 @@ class _Encoded:
             observations=self._encode(batch.observations),
             next_observations=self._encode(batch.next_observations),
         )
+
+
+def _refuse_wrong(**numbers: object) -> None:
+    """Raise `ValueError` for a setting that is no number above 0."""
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"{name} is {value!r}; expected a number above 0")
 
 
 @contextmanager

@@ -203,10 +203,13 @@ def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeW
 
 
 def make_learner(cfg: DictConfig) -> Learner:
-    """Return the learner for what the arms see and do."""
+    """Return the learner for what the arms see and do; raise `BadRun` where a setting is none."""
     make = instantiate(cfg.learner, _partial_=True, _convert_="all")
     actions = ACTION_SPACES[str(cfg.arm.actions)](SafetyLimits.load(SAFETY))
-    return make(policy_spec(actions), seed=int(cfg.seed), git_revision=git_revision())
+    try:
+        return make(policy_spec(actions), seed=int(cfg.seed), git_revision=git_revision())
+    except (TypeError, ValueError) as error:
+        raise BadRun(f"learner: {error}", code=2) from error
 
 
 @contextmanager

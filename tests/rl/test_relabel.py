@@ -82,6 +82,6 @@ def test_a_damaged_episode_is_left_out(run):
 def test_a_model_that_stays_away_ends_it_with_what_to_do(run):
     away, time = FakeReward(), iter(range(1000))
     away.away = True
-    with pytest.raises(BadRun, match="the rewarder does not answer; 0 of 5 episodes"):
+    with pytest.raises(BadRun, match="does not answer; 0 of 5 episodes"):
         relabel(run, away, patience_s=5.0, wait=lambda _: None, now=lambda: next(time))
     assert json.loads((run.path / EPISODES).read_text().splitlines()[0])["return"] == -2.5

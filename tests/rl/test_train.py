@@ -90,6 +90,8 @@ def counted(runs):
         (["arms=[arm01,arm01]"], "different names"),
         (["resume=runs/nothing"], "there is no run folder"),
         (["cluster=cloud"], "ray"),
+        (["learner.batch_size=-1"], "batch_size is -1; expected a number above 0"),
+        (["learner.discount=high"], "discount is 'high'; expected a number above 0"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_exit_code_2(words, said, tmp_path, monkeypatch, capsys):
