@@ -110,11 +110,11 @@ def test_a_wrong_word_given_to_the_program_is_one_line_too(tmp_path):
 
 
 def test_two_arms_on_ray_practise_learn_and_report(tmp_path):
-    done = train(*SMALL, f"runs={tmp_path}", "steps=160")
+    done = train(*SMALL, f"runs={tmp_path}", "steps=800")
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     state = json.loads((run.path / "state.json").read_text())
-    assert state["env_steps"] >= 160
+    assert state["env_steps"] >= 800
     assert state["updates"] == int(state["transitions"] / 2) > 0
     assert f"report: {run.path / 'report.html'}" in done.stdout
     arms = {line["arm"] for line in run.lines("episodes.jsonl")}
