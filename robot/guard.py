@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,40 @@ class Command:
     """Shape (6,), read-only."""
     events: tuple[GuardEvent, ...]
     """What differs from the proposal, and why; empty where it passed as it was."""
+    human: bool = False
+    """Whether a person moved the arm instead, and this is what they sent."""
+
+
+class SafeArm(Protocol):
+    """An arm behind a guard, in this process or in its own: the only kind that is handed out."""
+
+    clock: Clock
+    """The caller's own, to pace what it does."""
+
+    @property
+    def limits(self) -> SafetyLimits:
+        """Return what the guard allows."""
+        ...
+
+    def observe(self, *, frames: bool = True) -> Observation:
+        """Return what the arm senses; without frames it costs no picture."""
+        ...
+
+    def command(self, joint_target: object, *, stamp: float) -> Command:
+        """Send the nearest allowed command; `stamp` is that of the observation it answers."""
+        ...
+
+    def hold(self) -> None:
+        """Stay at the last command."""
+        ...
+
+    def latch(self) -> None:
+        """Take the measured pose as the last command."""
+        ...
+
+    def close(self) -> None:
+        """Release the arm."""
+        ...
 
 
 class _Servo(NamedTuple):

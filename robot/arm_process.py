@@ -1,0 +1,59 @@
+"""The arm's process without its sockets: modes, heartbeat, health, and a guarded 50 Hz cycle."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot.arm import Joints
+
+
+class Mode(StrEnum):
+    """What the arm is doing."""
+
+    IDLE = "IDLE"
+    HOLD = "HOLD"
+    RUN = "RUN"
+    TAKEOVER = "TAKEOVER"
+    PARK = "PARK"
+    STOP = "STOP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServoHealth:
+    """What six servos say of themselves, shape (6,) each."""
+
+    load: NDArray[np.float64]
+    """Share of the greatest torque, -1 to 1."""
+    current_a: NDArray[np.float64]
+    voltage_v: NDArray[np.float64]
+    temperature_c: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ArmState:
+    """What the arm's process says of itself."""
+
+    stamp: float
+    mode: Mode
+    reason: str
+    """Why it is in this mode, a sentence."""
+    joint_pos: Joints
+    joint_target: Joints
+    """The last accepted goal."""
+    sent: Joints
+    """The last command sent to the servos."""
+    health: ServoHealth | None
+    faults: tuple[str, ...]
+    """Sentences, the newest last."""
+    events: Mapping[str, int]
+    """How often each rule of the guard changed a command."""
+    clients: tuple[str, ...]
+    calibration: str
+    """The first 12 hex digits of the calibration's SHA-256."""
+    cycle_s: float
+    """How long the last cycle took."""
+    late_s: float
+    """The greatest lateness of a cycle within the last 10 s."""
