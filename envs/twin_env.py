@@ -27,13 +27,20 @@ def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
     images: bool = False,
     image_size: tuple[int, int] = (96, 96),
     realtime: bool = False,
+    variation: float = 0.0,
     render_mode: str | None = None,
 ) -> ArmEnv:
     """Return an environment over a new twin; with `images` its frames join the observation."""
     if actions not in ACTION_SPACES:
         raise ValueError(f"unknown actions {actions!r}; known: {', '.join(ACTION_SPACES)}")
     limits = SafetyLimits.load(safety)
-    twin = Twin(goal.layout, preset=preset, image_size=image_size, realtime=realtime)
+    twin = Twin(
+        goal.layout,
+        preset=preset,
+        image_size=image_size,
+        realtime=realtime,
+        variation=variation,
+    )
     arm = GuardedArm(twin, Guard(limits), twin.clock, period_s=CONTROL_PERIOD_S)
     return ArmEnv(
         arm,

@@ -1,6 +1,7 @@
 """The simulated SO-101 before its table: an `Arm` with cameras and a `Scene`, in MuJoCo."""
 
 import atexit
+import copy
 import sys
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from robot.camera import Frame
 from robot.kinematics import tool_position
 from robot.scene import CUBE_EDGE, Layout, Truth
 from robot.twin_model import PRESETS, TIMESTEP_S, VIEWS, WRIST_CAMERA, shared_model
+from robot.twin_variation import Variation
 from robot.vision import CameraModel
 
 REST_POSE = (-80.0, -97.0, 92.0, 45.0, 90.0, 45.0)
@@ -62,8 +64,12 @@ class Twin:
         cameras: Sequence[str] = ("front", "side"),
         image_size: tuple[int, int] = (96, 96),
         realtime: bool = False,
+        variation: float = 0.0,
     ) -> None:
-        """Build the twin; `image_size` is (height, width) in pixels."""
+        """Build the twin; `image_size` is (height, width) in pixels.
+
+        `variation`, 0 to 1, is how much the table differs from scene to scene.
+        """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
         unknown = set(cameras) - {*VIEWS, "wrist"}
@@ -71,6 +77,10 @@ class Twin:
             raise ValueError(f"unknown camera {min(unknown)!r}; known: {', '.join(VIEWS)}, wrist")
         self._servo = PRESETS[preset]
         self._model = shared_model(layout, self._servo)
+        if variation:
+            self._model = copy.deepcopy(self._model)
+        self._variation = Variation(self._model, variation) if variation else None
+        self._delay_s = self._servo.delay_s
         self._data = mujoco.MjData(self._model)
         self._layout = layout
         self._views = {name: WRIST_CAMERA if name == "wrist" else name for name in cameras}
@@ -90,19 +100,20 @@ class Twin:
 
     @property
     def cameras(self) -> Mapping[str, CameraModel]:
-        """Return the fixed cameras as they really stand."""
+        """Return the fixed cameras as they were calibrated."""
         return {name: self._camera_model(name) for name in self._views if name in VIEWS}
 
     def _camera_model(self, name: str) -> CameraModel:
         height, width = self._image_size
-        camera = self._model.camera(name).id
+        model = shared_model(self._layout, self._servo)
+        camera = model.camera(name).id
         return CameraModel.from_fov(
             name,
             width,
             height,
-            float(self._model.cam_fovy[camera]),
-            self._data.cam_xpos[camera].copy(),
-            self._data.cam_xmat[camera].reshape(3, 3).copy(),
+            float(model.cam_fovy[camera]),
+            model.cam_pos[camera].copy(),
+            model.cam_mat0[camera].reshape(3, 3).copy(),
         )
 
     # As an arm
@@ -124,7 +135,7 @@ class Twin:
     def command(self, joint_target: Joints) -> None:
         """Send a goal to the simulated servos; they react after their delay."""
         radians = to_radians(np.asarray(joint_target, np.float64))
-        self._pending.append((self._data.time + self._servo.delay_s, radians))
+        self._pending.append((self._data.time + self._delay_s, radians))
 
     def close(self) -> None:
         """Do nothing: a twin holds nothing that must be released."""
@@ -151,6 +162,8 @@ class Twin:
         """Lay cube and place out anew and put the arm at rest; the same seed, the same scene."""
         rng = np.random.default_rng(seed)
         self._base_time = self.time
+        if self._variation:
+            self._delay_s = self._servo.delay_s + self._variation.draw(rng.spawn(1)[0])
         mujoco.mj_resetData(self._model, self._data)
         self._pending.clear()
         pose = to_radians(np.array(REST_POSE))
