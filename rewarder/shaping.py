@@ -117,9 +117,14 @@ def _low(moment: Moment) -> float:
     return near(max(0.0, float(moment.thing[2]) - REST - CEILING), 8)
 
 
+def _opening(moment: Moment) -> float:
+    """Return from 0 for the firmest squeeze to 1 for open: every bit of letting go pays."""
+    return ramp(moment.command, 0.0, 30.0)
+
+
 def _released(moment: Moment) -> float:
     """Return up to 1 for opening the gripper, and then for leaving."""
-    opening = ramp(moment.command, 15.0, 30.0)
+    opening = _opening(moment)
     away = ramp(distance(moment.tool, moment.thing), 0.012, TOOL_AWAY)
     return 0.5 * opening + 0.5 * opening * away
 
@@ -161,13 +166,13 @@ def place(moment: Moment) -> tuple[bool, float]:
     bowl = _place_of(moment)
     off = distance(moment.thing[:2], bowl[:2])
     if off <= IN_BOWL and moment.thing[2] - bowl[2] <= IN_BOWL_HEIGHT:
-        return _share(moment.let_go, 4.8 + _released(moment), 6.8)
+        return _share(moment.let_go, 5.3 + _released(moment), 7.3)
     carried = 2.0 * near(max(0.0, off - 0.02), 6)
     if off <= OVER_BOWL:
-        opening = 0.6 * ramp(moment.command, 15.0, 30.0)
-        return _share(False, 1.8 + (1.0 + carried) * _low(moment) + opening, 6.8)
+        over = 1.8 + (1.0 + carried) * _low(moment)
+        return _share(False, over + _opening(moment), 7.3)
     lifted = _lifted(moment, 0.035) * _low(moment)
-    return _share(False, _grasp(moment) + lifted * (1.0 + carried), 6.8)
+    return _share(False, _grasp(moment) + lifted * (1.0 + carried), 7.3)
 
 
 def stack(moment: Moment) -> tuple[bool, float]:

@@ -58,6 +58,11 @@ def test_opening_over_the_bowl_pays_by_command_while_the_jaw_is_still_blocked():
     assert place(opened)[1] > place(shut)[1]
 
 
+def test_every_bit_of_letting_go_over_the_bowl_pays():
+    progress = [place(carried(OVER_BOWL, command=command))[1] for command in (0, 5, 10, 20, 30)]
+    assert np.diff(progress).min() > 0
+
+
 def test_hovering_high_over_the_bowl_pays_less_than_low():
     assert place(carried(BOWL + 0.2 * UP))[1] < place(carried(OVER_BOWL))[1]
 
