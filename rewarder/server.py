@@ -4,7 +4,6 @@ Settings are those of `conf/rewarder.yaml`; the token is `REWARDER_TOKEN` of the
 """
 
 import argparse
-import ipaddress
 import os
 import socket
 import sys
@@ -13,8 +12,6 @@ from pathlib import Path
 
 import cv2
 import structlog
-import uvicorn
-from fastapi import FastAPI
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
@@ -23,31 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rewarder.reward import RewardModel
 from rewarder.service import create_app
+from robot import http_server
+from robot.access import is_loopback
+from robot.http_server import ServiceError, server_of
 
 log = structlog.get_logger(__name__)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-MAX_CONNECTIONS = 64
-MAX_HEADER_BYTES = 16 * 1024
 TOKEN_VARIABLE = "REWARDER_TOKEN"  # noqa: S105 - its name
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-
-
-class ServiceError(Exception):
-    """The service cannot start: the message says why and what to do."""
-
-    def __init__(self, message: str, *, code: int = FAILED) -> None:
-        """Say what is wrong; `code` is the exit status."""
-        super().__init__(message)
-        self.code = code
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+USAGE, INTERRUPTED = 2, 130
 
 
 def listen(host: str, port: int, *, token: str | None, allow_remote: bool) -> socket.socket:
@@ -60,14 +41,9 @@ def listen(host: str, port: int, *, token: str | None, allow_remote: bool) -> so
         )
     if not 0 <= port < 2**16:
         raise ServiceError(f"REWARDER_PORT must be from 0 to 65535, not {port}", code=USAGE)
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((address[0], port), family=family, backlog=MAX_CONNECTIONS)
-    except OSError as error:
-        raise ServiceError(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses the port, "
-            "or choose another one with REWARDER_PORT"
-        ) from error
+    return http_server.listen(
+        host, port, guarded=True, remedy=", or choose another one with REWARDER_PORT"
+    )
 
 
 def announce(port_file: Path, listening: socket.socket) -> str:
@@ -78,22 +54,6 @@ def announce(port_file: Path, listening: socket.socket) -> str:
     partial.write_text(address)
     partial.replace(port_file)
     return address
-
-
-def server_of(app: FastAPI) -> uvicorn.Server:
-    """Return a server with limits on connections and headers; `run(sockets=[...])` starts it."""
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-    )
-    return uvicorn.Server(config)
 
 
 def build(cfg: DictConfig) -> RewardModel:

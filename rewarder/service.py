@@ -5,8 +5,6 @@
 """
 
 import asyncio
-import hashlib
-import hmac
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,31 +13,19 @@ from typing import Any
 import prometheus_client as prometheus
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from rewarder.messages import MAX_BYTES, BatchBody, ClipBody, score_message
 from rewarder.reward import NoScore, RewardModel
+from robot.access import Door, RefusedError, problem
+from robot.http_server import REQUEST_ID, answer, asked_of, json_body
+from robot.tokens import OneToken, Role
 
 log = structlog.get_logger(__name__)
 
-READ_TIMEOUT_S = 5.0
-"""How long a request may take to arrive."""
-RETRY_AFTER_S = 1
-REQUEST_ID = "X-Request-Id"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 _PUBLIC = {"/health"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
-
-
-class RefusedError(Exception):
-    """A request that is answered with a reason instead of a score."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        """Say why, to the client."""
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
 
 
 class Metrics:
@@ -120,7 +106,7 @@ class Desk:
         try:
             return self.score(lambda: ClipBody.model_validate(clip), request_id)
         except RefusedError as refused:
-            return {"error": _problem(refused.code, refused.message, request_id)}
+            return {"error": problem(refused, request_id)}
 
 
 def create_app(
@@ -129,19 +115,19 @@ def create_app(
     """Return the service around a model; with a `token` every path but /health asks for it."""
     app = FastAPI(title="rewarder", docs_url=None, redoc_url=None, openapi_url=None)
     desk = Desk(model, workers=workers, max_pending=max_pending)
-    _add_gate(app, desk.metrics, token)
+    _add_gate(app, desk.metrics, Door(None if token is None else OneToken(token)))
     _add_errors(app, desk.metrics)
 
     @app.post("/score")
     async def score(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
-        content, name = await _json_body(request), request.state.request_id
+        content, name = await json_body(request, max_bytes=MAX_BYTES), request.state.request_id
         return await desk.run(
             lambda: desk.score(lambda: ClipBody.model_validate_json(content), name)
         )
 
     @app.post("/score_batch")
     async def score_batch(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
-        content, name = await _json_body(request), request.state.request_id
+        content, name = await json_body(request, max_bytes=MAX_BYTES), request.state.request_id
         return await desk.run(lambda: desk.score_batch(content, name))
 
     @app.get("/health")
@@ -160,7 +146,7 @@ def create_app(
     return app
 
 
-def _add_gate(app: FastAPI, metrics: Metrics, token: str | None) -> None:
+def _add_gate(app: FastAPI, metrics: Metrics, door: Door) -> None:
     """Let in only who may ask; name and count every request."""
 
     @app.middleware("http")
@@ -168,34 +154,21 @@ def _add_gate(app: FastAPI, metrics: Metrics, token: str | None) -> None:
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         request.state.request_id = name = uuid.uuid4().hex
-        refused = _not_admitted(request, token)
-        response = _answer(refused, name) if refused else await call_next(request)
+        refused = _not_admitted(request, door)
+        response = answer(refused, name) if refused else await call_next(request)
         response.headers[REQUEST_ID] = name
         path = request.url.path if response.status_code != 404 else "other"
         metrics.requests.labels(path if refused is None else "other", response.status_code).inc()
         return response
 
 
-def _not_admitted(request: Request, token: str | None) -> RefusedError | None:
+def _not_admitted(request: Request, door: Door) -> RefusedError | None:
     """Return why a request is not let in, if so."""
-    origin = request.headers.get("origin")
-    if origin is not None and origin.split("://")[-1] != request.headers.get("host"):
-        return RefusedError(403, "wrong_origin", "pages of other sites may not ask this service")
-    if token is None:
-        # A page that renames its own address to 127.0.0.1 still sends its own name.
-        host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host")
-        if host not in LOOPBACK:
-            return RefusedError(403, "wrong_host", "ask for 127.0.0.1 or localhost")
-    elif request.url.path not in _PUBLIC and not _same(request.headers, token):
-        return RefusedError(
-            401, "unauthorised", "send the service's token as `Authorization: Bearer …`"
-        )
+    try:
+        door.admit(asked_of(request.scope), None if request.url.path in _PUBLIC else Role.VIEW)
+    except RefusedError as refused:
+        return refused
     return None
-
-
-def _same(headers: Mapping[str, str], token: str) -> bool:
-    given = hashlib.sha256(headers.get("authorization", "").encode()).digest()
-    return hmac.compare_digest(given, hashlib.sha256(f"Bearer {token}".encode()).digest())
 
 
 def _add_errors(app: FastAPI, metrics: Metrics) -> None:
@@ -203,42 +176,20 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return _answer(error, request.state.request_id)
+        return answer(error, request.state.request_id)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
         code = _CODES.get(error.status_code, "bad_request")
         refusal = RefusedError(error.status_code, code, str(error.detail))
-        return _answer(refusal, request.state.request_id)
+        return answer(refusal, request.state.request_id)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
         name = request.state.request_id
         metrics.requests.labels(request.url.path, 500).inc()
         log.error("request failed", request_id=name, path=request.url.path, error=repr(error))
-        return _answer(RefusedError(500, "internal", "the service failed; see its log"), name)
-
-
-async def _json_body(request: Request) -> bytes:
-    """Return a whole JSON body; raise `RefusedError` if it is none, too long or too slow."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RefusedError(415, "not_json", "send application/json")
-    content, length = bytearray(), 0
-    try:
-        async with asyncio.timeout(READ_TIMEOUT_S):
-            # What is too long is read as well, unkept: who is still sending hears no answer.
-            async for part in request.stream():
-                length += len(part)
-                if length <= MAX_BYTES:
-                    content += part
-    except TimeoutError as error:
-        raise RefusedError(
-            408, "too_slow", f"the request took over {READ_TIMEOUT_S:g} s"
-        ) from error
-    if length > MAX_BYTES:
-        raise RefusedError(413, "too_large", f"a request may have {MAX_BYTES} bytes")
-    return bytes(content)
+        return answer(RefusedError(500, "internal", "the service failed; see its log"), name)
 
 
 def _invalid(error: ValidationError) -> RefusedError:
@@ -249,15 +200,3 @@ def _invalid(error: ValidationError) -> RefusedError:
     if first["type"] == "json_invalid":
         return RefusedError(400, "not_json", first["msg"])
     return RefusedError(422, "invalid", f"{where}: {first['msg']}{more}" if where else first["msg"])
-
-
-def _problem(code: str, message: str, request_id: str) -> dict[str, str]:
-    return {"code": code, "message": message, "request_id": request_id}
-
-
-def _answer(refused: RefusedError, request_id: str) -> Response:
-    headers = {REQUEST_ID: request_id}
-    headers |= {"Retry-After": str(RETRY_AFTER_S)} if refused.status in {429, 503} else {}
-    headers |= {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
-    problem = _problem(refused.code, refused.message, request_id)
-    return JSONResponse(problem, refused.status, headers=headers)

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from rewarder.client import RemoteReward
-from rl.own_rewarder import OwnRewarder, RewarderFailed
+from rl.own_process import OwnProcessFailed
+from rl.own_rewarder import OwnRewarder
 
 
 def until(done, limit_s=60.0):
@@ -30,10 +31,10 @@ def test_a_service_that_is_killed_comes_back_at_the_same_address(tmp_path):
 
 
 def test_a_service_that_cannot_start_ends_the_run_with_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr("rl.own_rewarder.RESTART_S", 0.0)
+    monkeypatch.setattr("rl.own_process.RESTART_S", 0.0)
     service = OwnRewarder("no_such_model", tmp_path / "log")
 
-    with pytest.raises(RewarderFailed, match="no_such_model"):
+    with pytest.raises(OwnProcessFailed, match="no_such_model"):
         until(lambda: service.check() == "never")
     service.close()
 
