@@ -170,37 +170,61 @@ class Guard:
 
     def _shorten(self, target: Joints, *, last: Joints) -> tuple[Joints, list[GuardEvent]]:
         """Return the last pose on the straight way to `target` up to which nothing gets worse."""
-        command, events = self._along(last, target)
+        command, events, at_last = self._along(last, target)
         if events and target[_GRIPPER] != last[_GRIPPER] and np.array_equal(command, last):
             # An arm that presses on its floor can still open and close its gripper.
             grasp = last.copy()
             grasp[_GRIPPER] = target[_GRIPPER]
-            command, more = self._along(last, grasp)
+            if self.volumes.jaw_is_free(at_last, target[_GRIPPER] - last[_GRIPPER]):
+                return grasp, events
+            command, more, _ = self._along(last, grasp)
             events += [event for event in more if event not in events]
         return command, events
 
-    def _along(self, last: Joints, target: Joints) -> tuple[Joints, list[GuardEvent]]:
-        """Return the last pose of the straight way before anything gets worse, and what would."""
+    def _along(
+        self, last: Joints, target: Joints
+    ) -> tuple[Joints, list[GuardEvent], NDArray[np.float64]]:
+        """Return the last pose of the straight way before anything gets worse, and what would.
+
+        The third is how far `last` is outside, shape (14, 3).
+        """
         stops: list[GuardEvent] = []
-        # A shortened way has points of its own, which are checked as well.
+        found = np.empty(0)
         for _ in range(_TRIES):
             path = last + self._shares * (target - last)
             path[-1] = target
             found = self.volumes.violations(path)
-            worse = found > np.maximum(found[:, :1], 0.0) + _TOLERANCE
+            allowed = np.maximum(found[:, :1], 0.0) + _TOLERANCE
+            worse = found > allowed
             if not worse.any():
-                return target, stops
+                return target, stops, found[:, 0]
             first = int(worse.any((0, 2)).argmax())
             stops = stops or self._reasons(worse[:, first])
             if first == 1:
                 break
+            # A shortened way has points of its own, which are checked unless they must be fine.
+            bend = self.volumes.bend((target - last) / (PATH_POINTS - 1))
             target = path[first - 1]
-        return last, stops
+            if _stays_below(allowed, found[:, :first], bend=bend):
+                return target, stops, found[:, 0]
+        return last, stops, found[:, 0]
 
     def _reasons(self, worse: NDArray[np.bool_]) -> list[GuardEvent]:
         """Return the bounds that are worse, shape (14, 3), each once."""
         bounds = (self.volumes.bound(row, axis) for row, axis in np.argwhere(worse).tolist())
         return [GuardEvent(*bound) for bound in dict.fromkeys(bounds)]
+
+
+def _stays_below(allowed: NDArray[np.float64], found: NDArray[np.float64], *, bend: float) -> bool:
+    """Return whether no value exceeds what is allowed, not even between the points of a way.
+
+    `found` has shape (14, n, 3), and `bend` bounds the second derivative from point to point.
+    """
+    before, after = found[:, :-1], found[:, 1:]
+    # A line that rises by half the bend or more has its highest point at its end.
+    flat = np.maximum(0.5 * bend - np.abs(after - before), 0.0)
+    bulge = flat * flat * (0.5 / bend) if bend > 0 else 0.0
+    return bool((np.maximum(before, after) + bulge <= allowed).all())
 
 
 def _malformed(proposal: object) -> str | None:

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robot.arm import Joints
-from robot.kinematics import LINKS, TOOL_SITE, frames
+from robot.arm import Joints, to_radians
+from robot.kinematics import LINKS, TOOL_SITE, forward, frames
 from robot.limits import SafetyLimits
 
 type Floats = NDArray[np.float64]
@@ -18,6 +18,7 @@ type Bound = tuple[str, str]
 MOVING_LINKS: Final = LINKS[1:]
 FINGERS: Final = ("gripper", "moving_jaw")
 _GRIPPER = MOVING_LINKS.index("gripper")
+_JAW_ROWS = [MOVING_LINKS.index("moving_jaw"), len(MOVING_LINKS) + MOVING_LINKS.index("moving_jaw")]
 _POINTS = Path(__file__).with_name("link_points.npz")
 
 
@@ -42,6 +43,10 @@ class Volumes:
         self._points = _padded([points for points, _ in shapes])
         self._corners = _padded([_corners(points, margin) for points, margin in shapes])
         self._tool = np.append(TOOL_SITE, 1.0)
+        self._reach = _reach(self._corners)
+        # A joint turns what is beyond it; two of them bend its way by the nearer one's reach.
+        self._levers = self._reach - np.append(self._reach[1:], 0.0)
+        self._radians = to_radians(np.ones(6)) - to_radians(np.zeros(6))
         self._tool_box, self._arm_box = limits.tool_box, limits.arm_box
         table = limits.table_z + _clearances(limits)
         # Of two floors only the higher one can ever be the reason.
@@ -69,6 +74,20 @@ class Volumes:
         np.subtract(self._tool_box.lower, tool, out=found[12])
         np.subtract(tool, self._tool_box.upper, out=found[13])
         return found
+
+    def bend(self, change: Joints) -> float:
+        """Return how much any point's way may bend when joints move evenly by `change`, (6,).
+
+        It bounds the second derivative by the share of the way, metres: along it no entry of
+        `violations` exceeds the straight line between its ends by more than an eighth of this.
+        """
+        turned = np.cumsum(np.abs(change) * self._radians)
+        return float(self._levers @ (turned * turned))
+
+    def jaw_is_free(self, violations: Floats, change: float) -> bool:
+        """Return whether the gripper may surely move by `change` from a pose, shape (14, 3)."""
+        swing = self._reach[-1] * self._radians[-1] * abs(change)
+        return bool((violations[_JAW_ROWS] <= -swing).all())
 
     def bound(self, row: int, axis: int) -> Bound:
         """Return what an entry of `violations` is about."""
@@ -103,3 +122,15 @@ def _corners(points: Floats, margin: float) -> Floats:
     sides = np.array([points.min(0) - margin, points.max(0) + margin])
     ends = np.array(list(np.ndindex(2, 2, 2)))
     return sides[ends, np.arange(3)]
+
+
+def _reach(corners: Floats) -> Floats:
+    """Return how far from each joint anything beyond it can be, metres, shape (6,)."""
+    origins = forward(np.zeros(6)).pos[1:]
+    steps = np.append(np.linalg.norm(np.diff(origins, axis=0), axis=1), 0.0)
+    farthest = np.linalg.norm(corners[:, :3], axis=1).max(1)
+    farthest[_GRIPPER] = max(farthest[_GRIPPER], np.linalg.norm(TOOL_SITE))
+    reach = farthest.copy()
+    for joint in range(len(reach) - 2, -1, -1):
+        reach[joint] = max(farthest[joint], steps[joint] + reach[joint + 1])
+    return reach
