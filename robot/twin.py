@@ -125,11 +125,11 @@ class Twin:
 
     def frames(self) -> Mapping[str, Frame]:
         """Draw and return a frame of each camera."""
-        renderer = _renderer(self._model, *self._image_size)
+        drawing = renderer(self._model, *self._image_size)
         frames: dict[str, Frame] = {}
         for name, camera in self._views.items():
-            renderer.update_scene(self._data, camera)
-            frames[name] = Frame(image=renderer.render().copy(), stamp=self.time)
+            drawing.update_scene(self._data, camera)
+            frames[name] = Frame(image=drawing.render().copy(), stamp=self.time)
         return frames
 
     def command(self, joint_target: Joints) -> None:
@@ -241,16 +241,16 @@ def _marker_spot(rng: np.random.Generator, thing: NDArray[np.float64]) -> NDArra
 
 
 @cache
-def _renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:
+def renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:
     """Return this process's renderer of a model; kept, since collecting one spoils the others."""
     try:
-        renderer = mujoco.Renderer(model, height, width)
+        made = mujoco.Renderer(model, height, width)
     except (RuntimeError, AttributeError, ImportError) as error:
         hint = "apt-get install libegl1 and set MUJOCO_GL=egl" if sys.platform == "linux" else ""
         raise NoRenderer(f"no picture can be drawn here: {error}; {hint}") from error
     # Freed before mujoco ends OpenGL, which it does at exit too.
-    atexit.register(renderer.close)
-    return renderer
+    atexit.register(made.close)
+    return made
 
 
 class NoRenderer(RuntimeError):
