@@ -12,6 +12,8 @@ import yaml
 from robot.arm import JOINTS, Joints, frozen
 
 ROOT = Path(__file__).resolve().parent.parent
+JOURNALS = ROOT / "journal"
+"""Where episodes of persons are sealed, in a folder for each dataset."""
 ARM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
 _TEXTS = ("port", "calibration", "safety", "host")
 _POSES = ("start_pose", "park_pose")

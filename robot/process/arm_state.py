@@ -1,13 +1,11 @@
-"""The arm's process without its sockets: modes, heartbeat, health, and a guarded 50 Hz cycle."""
+"""What an arm is doing, and what its process says of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-from numpy.typing import NDArray
-
 from robot.arm import Joints
+from robot.process.servos import ServoHealth
 
 
 class Mode(StrEnum):
@@ -19,17 +17,6 @@ class Mode(StrEnum):
     TAKEOVER = "TAKEOVER"
     PARK = "PARK"
     STOP = "STOP"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ServoHealth:
-    """What six servos say of themselves, shape (6,) each."""
-
-    load: NDArray[np.float64]
-    """Share of the greatest torque, -1 to 1."""
-    current_a: NDArray[np.float64]
-    voltage_v: NDArray[np.float64]
-    temperature_c: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,220 @@
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import httpx
+import pytest
+import yaml
+
+from robot.arm_config import ROOT
+from robot.client import RemoteArm
+from robot.process.daemon import main
+from tests.robot.arm_rig import wait_until
+from tests.robot.fake_daemon import broken_proof, open_arm, quick_proof
+
+ARM01 = yaml.safe_load((ROOT / "conf" / "arm" / "arm01.yaml").read_text())
+TOKEN = "0123456789abcdef" * 4
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def write_arm(folder, **changes):
+    """Write the file of an arm without cameras, and return its port."""
+    content = {**ARM01, "arm_id": "test-arm", "cameras": {}, "port_number": free_port()} | changes
+    (folder / "test-arm.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return content["port_number"]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Return what starts a daemon with changes to the arm's file, and ends it afterwards."""
+    started = []
+
+    def start(*words, environ=None, **changes):
+        port = write_arm(tmp_path, **changes)
+        command = [sys.executable, "-m", "tests.robot.fake_daemon"]
+        process = subprocess.Popen(
+            [*command, "arm_id=test-arm", f"folder={tmp_path}", *words],
+            cwd=ROOT,
+            env=os.environ | {"LOG_DIR": str(tmp_path / "logs")} | (environ or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        process.url = f"http://127.0.0.1:{port}"
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ready(process):
+    line = process.stdout.readline()
+    assert "limits proven, ready after" in line, process.stderr.read()
+    return line
+
+
+def test_it_says_in_one_line_what_it_serves(start):
+    process = start("proven")
+    line = ready(process)
+    assert f"test-arm on run/arm01.bus is at {process.url}, with no cameras" in line
+    assert line.rstrip().endswith("MB")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_an_ended_process_parks_then_releases(start, number, code):
+    process = start()
+    ready(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (code, "")
+    assert "released with torque off" in out
+
+
+def test_a_second_ctrl_c_does_not_hurry_the_parking(start):
+    process = start()
+    ready(process)
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: mode(process) == "PARK")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=100)
+    assert "it parks before it ends" in out
+    assert "released with torque off" in out
+    assert process.returncode == 130
+
+
+def test_a_stopped_arm_keeps_its_torque(start):
+    process = start()
+    ready(process)
+    wait_until(lambda: state(process)["cycle_s"] > 0)
+    httpx.post(f"{process.url}/stop")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert "released with torque on" in out
+    assert process.returncode == 4
+
+
+CLIENT = """
+import sys, time
+from robot.client import RemoteArm
+arm = RemoteArm(sys.argv[1], client="victim", timeout_s=10.0)
+while True:
+    # A machine that is busy with other tests may have kept it from being heard.
+    if arm.state().mode != "RUN":
+        arm.latch()
+    seen = arm.observe(frames=False)
+    arm.command(seen.joint_target, stamp=seen.stamp)
+    time.sleep(0.05)
+"""
+
+
+def test_a_killed_client_is_a_silent_one(start):
+    process = start()
+    ready(process)
+    command = [sys.executable, "-c", CLIENT, process.url]
+    with subprocess.Popen(command, cwd=ROOT) as client:
+        try:
+            wait_until(lambda: mode(process) == "RUN", timeout_s=60)
+        finally:
+            client.kill()
+        wait_until(lambda: mode(process) == "HOLD")
+    assert "victim" in state(process)["reason"]
+    assert "was not heard of for 0." in state(process)["reason"]
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Return the code and the one line with which a daemon does not start."""
+    monkeypatch.setattr("robot.process.daemon.log_to", lambda name: None)
+    monkeypatch.setattr("robot.process.daemon._raise_priority", lambda: None)
+    monkeypatch.setattr("robot.process.daemon.prove_limits", quick_proof)
+
+    def refused(*words, **changes):
+        write_arm(tmp_path, **changes)
+        code = main(["arm_id=test-arm", f"folder={tmp_path}", *words], open_arm=open_arm)
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        return code, err
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("arm=arm01", "known words: arm_id="),
+        ("arm_id=arm99", "arm99.yaml"),
+        ("arm_id=../x", "expected letters"),
+        ("allow_remote=yes", "expected true or false"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(refused, word, said):
+    code, line = refused(word)
+    assert code == 2
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "code", "said"),
+    [
+        ([], {"port": "missing"}, 3, "plug the arm in"),
+        ([], {"safety": "conf/safety/none.yaml"}, 2, "conf/safety/none.yaml"),
+        ([], {"host": "0.0.0.0"}, 2, "set a token and allow_remote=true"),
+        (["allow_remote=true"], {"host": "0.0.0.0"}, 2, "set a token and allow_remote=true"),
+    ],
+)
+def test_what_cannot_be_started_says_why(refused, words, changes, code, said):
+    answer, line = refused(*words, **changes)
+    assert answer == code
+    assert said in line
+
+
+def test_limits_that_are_not_held_start_nothing(refused, monkeypatch):
+    monkeypatch.setattr("robot.process.daemon.prove_limits", broken_proof)
+    code, line = refused()
+    assert code == 4
+    assert "elbow 1 steps nearest 0.0 ° BROKEN; the arm is not started" in line
+
+
+def test_a_port_that_is_taken_is_one_line(refused):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        code, line = refused(port_number=other.getsockname()[1])
+    assert code == 1
+    assert "Address already in use" in line
+    assert "change port_number in conf/arm/test-arm.yaml" in line
+
+
+def test_its_log_is_its_owners_and_holds_no_token(start, tmp_path):
+    process = start(environ={"ARM_TOKEN": TOKEN})
+    ready(process)
+    arm = RemoteArm(process.url, client="spy\nforged line", token=TOKEN)
+    arm.close()
+    httpx.get(f"{process.url}/state", headers={"Authorization": f"Bearer {TOKEN[::-1]}"})
+    log = tmp_path / "logs" / "test-arm.log"
+    wait_until(lambda: "unauthorised" in log.read_text())
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert stat.S_IMODE(log.parent.stat().st_mode) == 0o700
+    text = log.read_text()
+    assert TOKEN not in text
+    assert TOKEN[::-1] not in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    hello = next(line for line in lines if line["event"] == "hello")
+    assert (hello["peer"], len(hello["token"])) == ("127.0.0.1", 8)
+
+
+def state(process):
+    return httpx.get(f"{process.url}/state").json()
+
+
+def mode(process):
+    return state(process)["mode"]
