@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 npy: Any = numpy_format  # untyped in numpy's stubs
 
-MAX_FILE_BYTES = 64 * 2**20
+MAX_FILE_BYTES = 512 * 2**20
 """Larger files are not read: an episode is about one megabyte."""
 
 

@@ -1,0 +1,1 @@
+"""A person's episodes, through the journal, as LeRobot datasets."""
