@@ -1,0 +1,1 @@
+"""What is wrong with a set-up and the line that mends it; bus scan; calibration by hand."""
