@@ -1,0 +1,251 @@
+"""Arms and learning in a browser, with a stop button: `make dashboard ARMS=arm01,arm02`.
+
+`python -m rl.live_dashboard port=18090 arms=arm01,arm02 runs=runs` serves this machine only. From
+another one: `ssh -L 18090:127.0.0.1:18090 …`.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rl.live_arms import Answer, ArmAddress, LinkedArms
+from rl.live_runs import LiveRun
+from robot.access import Door, RefusedError
+from robot.arm_config import ROOT, ArmConfig, ConfigError
+from robot.http_server import Gate, ServiceError, answer, json_body, listen, server_of
+from robot.tokens import TokenError, own_token
+from robot.words import UsageError, parse_words
+
+PAGE = Path(__file__).with_name("live_page")
+FILES = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*.*")}
+PERIOD_S = 0.1
+MAX_BODY = 4096
+LINKS = ("REWARDER_URL", "POLICY_SERVER_URL", "LEARNER_URL")
+WORDS = {
+    "port": "18090",
+    "arms": "arm01,arm02,arm03,arm04",
+    "runs": "runs",
+    "folder": str(ROOT / "conf" / "arm"),
+}
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def create_app(arms: LinkedArms, run: LiveRun, links: Mapping[str, str]) -> FastAPI:
+    """Return the dashboard of some arms and the newest run; `links` are services by name."""
+    app = FastAPI(title="dashboard", docs_url=None, redoc_url=None, openapi_url=None)
+    _add_page(app)
+    _add_arms(app, arms)
+    _add_orders(app, arms)
+    _add_run(app, run, links)
+    _add_errors(app)
+    app.add_middleware(Gate, door=Door(None), needs=lambda _method, _path: None)
+
+    app.add_middleware(Careful)
+    return app
+
+
+class Careful:
+    """Tells browsers to take nothing of this page from elsewhere, and to give it to nobody."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand before `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the application answer, with these headers."""
+
+        async def careful(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, careful)
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/")
+    async def index() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return FileResponse(FILES["index.html"])
+
+    @app.get("/page/{name:path}")
+    async def page(name: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        if name not in FILES:
+            raise RefusedError(404, "not_found", "there is no such page")
+        return FileResponse(FILES[name])
+
+    @app.get("/health")
+    async def health() -> Mapping[str, str]:  # pyright: ignore[reportUnusedFunction]
+        return {"status": "ok"}
+
+
+def _add_arms(app: FastAPI, arms: LinkedArms) -> None:
+    @app.get("/events")
+    async def events() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return StreamingResponse(_stream(arms), media_type="text/event-stream")
+
+    @app.get("/frames/{arm_id}/{camera}.jpg")
+    async def frame(arm_id: str, camera: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        link = arms.links.get(arm_id)
+        if link is None or camera not in link.address.cameras:
+            raise RefusedError(404, "not_found", "there is no such camera")
+        picture = await asyncio.to_thread(link.picture, camera)
+        if picture is None:
+            raise RefusedError(503, "no_picture", "the arm's process gives no picture")
+        return Response(picture, media_type="image/jpeg")
+
+
+def _add_orders(app: FastAPI, arms: LinkedArms) -> None:
+    @app.post("/stop")
+    async def stop(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        wanted = (await _body(request)).get("arm")
+        if wanted is not None and not arms.known(str(wanted)):
+            raise RefusedError(404, "not_found", "there is no such arm")
+        chosen = list(arms.links) if wanted is None else [str(wanted)]
+        answers = await asyncio.to_thread(arms.stop, chosen)
+        worst = max(each.status for each in answers.values())
+        return JSONResponse({n: _said(a) for n, a in answers.items()}, 200 if worst < 400 else 502)
+
+    @app.post("/reset")
+    async def reset(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        content = await _body(request)
+        link, token = arms.links.get(str(content.get("arm"))), content.get("token")
+        if link is None:
+            raise RefusedError(404, "not_found", "there is no such arm")
+        given = token if isinstance(token, str) and token.isascii() else None
+        said = await asyncio.to_thread(link.reset, given)
+        return JSONResponse(_said(said), said.status)
+
+
+def _add_run(app: FastAPI, run: LiveRun, links: Mapping[str, str]) -> None:
+    @app.get("/run")
+    async def newest() -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
+        summary = await asyncio.to_thread(run.summary)
+        states = await asyncio.gather(*(_link(url) for url in links.values()))
+        return {
+            "run": summary,
+            "disk": run.disk(),
+            "links": dict(zip(links, states, strict=True)),
+        }
+
+    @app.get("/episode/{episode}/{camera}/{index}.jpg")
+    async def picture(episode: str, camera: str, index: int) -> Response:  # pyright: ignore[reportUnusedFunction]
+        judged = await asyncio.to_thread(run.judged)
+        if judged is None or judged.episode.info.episode != episode:
+            raise RefusedError(404, "not_found", "that is not the last judged episode")
+        frames = judged.episode.frames.get(camera, ())
+        if not 0 <= index < len(frames) or not frames[index]:
+            raise RefusedError(404, "not_found", "there is no such picture")
+        return Response(frames[index], media_type="image/jpeg")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return answer(error, request.state.request_id)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
+        refusal = RefusedError(error.status_code, "bad_request", str(error.detail))
+        return answer(refusal, request.state.request_id)
+
+
+async def _stream(arms: LinkedArms) -> AsyncIterator[str]:
+    while True:
+        yield f"data: {json.dumps({'arms': arms.snapshot()})}\n\n"
+        await asyncio.sleep(PERIOD_S)
+
+
+async def _link(url: str) -> Mapping[str, object]:
+    started = asyncio.get_running_loop().time()
+    try:
+        async with httpx.AsyncClient(timeout=1.0) as client:
+            reply = await client.get(f"{url.rstrip('/')}/health")
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return {"ok": False, "ms": None}
+    elapsed = asyncio.get_running_loop().time() - started
+    return {"ok": reply.status_code < 400, "ms": round(1000 * elapsed)}
+
+
+async def _body(request: Request) -> Mapping[str, Any]:
+    data = await json_body(request, max_bytes=MAX_BODY)
+    try:
+        content: object = json.loads(data)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise RefusedError(400, "not_json", 'send a JSON object, e.g. {"arm": "arm01"}')
+    return content  # pyright: ignore[reportUnknownVariableType]
+
+
+def _said(said: Answer) -> dict[str, object]:
+    return {"ok": said.status < 400, "message": said.message}
+
+
+def addresses(arm_ids: Sequence[str], folder: Path) -> list[ArmAddress]:
+    """Return where the processes of arms are asked; raise `ConfigError`."""
+    configs = [ArmConfig.load(arm_id, folder=folder) for arm_id in arm_ids]
+    return [
+        ArmAddress(arm_id=each.arm_id, url=each.url, cameras=tuple(each.cameras))
+        for each in configs
+    ]
+
+
+def _port(word: str) -> int:
+    if not word.isdecimal() or int(word) >= 2**16:
+        raise UsageError(f"port={word}; expected 0 to 65535")
+    return int(word)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve the dashboard until Ctrl-C; return the exit code."""
+    try:
+        words = parse_words(argv, known=WORDS)
+        port = _port(words["port"])
+        arm_ids = [name for name in words["arms"].split(",") if name]
+        found = addresses(arm_ids, Path(words["folder"]))
+        # To look with; a reset takes the token that a person types.
+        token = own_token()
+        links = {name: os.environ[name] for name in LINKS if os.environ.get(name)}
+        listening = listen("127.0.0.1", port, guarded=False, remedy=", or port=18091")
+    except (UsageError, ConfigError, TokenError) as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE
+    except ServiceError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.code
+    arms = LinkedArms(found, token=token)
+    app = create_app(arms, LiveRun(ROOT / words["runs"]), links)
+    sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}\n")
+    sys.stdout.flush()
+    try:
+        server_of(app).run(sockets=[listening])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        arms.close()
+        listening.close()
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,105 @@
+from contextlib import ExitStack
+
+import pytest
+
+from tests.rl.browser import Page, find_browser
+from tests.rl.live import TOKEN, FakeArm, dashboard, served
+from tests.rl.test_live_runs import make_run
+
+BROWSER = find_browser()
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium here: apt-get install chromium, or CHROMIUM=path"
+)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Show two arms, one of them silent, and a run, in a browser."""
+    runs, arm = tmp_path_factory.mktemp("runs"), FakeArm()
+    make_run(runs, episodes=12)
+    with ExitStack() as stack:
+        urls = {"arm01": stack.enter_context(served(arm.app)), "arm02": "http://127.0.0.1:9"}
+        url = stack.enter_context(dashboard(urls, runs))
+        page = Page(BROWSER, tmp_path_factory.mktemp("browser"))
+        stack.callback(page.close)
+        page.open(url)
+        yield page, arm
+
+
+@pytest.fixture
+def arm(opened):
+    opened[1].begin()
+    return opened[1]
+
+
+@pytest.fixture
+def page(opened, arm):
+    page, _ = opened
+    page.until("text('[data-arm=arm01] .mode') === 'RUN'".replace("text", TEXT))
+    return page
+
+
+TEXT = "(s => (document.querySelector(s) || {}).textContent)"
+
+
+def shown(selector):
+    return f"{TEXT}({selector!r})"
+
+
+def test_an_arm_shows_mode_reason_faults_and_where_it_stays_short(page):
+    assert page.do(shown("[data-arm=arm01] .reason")) == "train-arm01 drives it"
+    assert "elbow_flex stays 9° short" in page.do(shown("[data-arm=arm01] .faults"))
+    assert "21.0° (9° short)" in page.do(shown("[data-arm=arm01] .joint.short"))
+
+
+def test_a_silent_process_is_shown_with_the_command_that_starts_it(page):
+    page.until(f"{shown('[data-arm=arm02] .reason')}.includes('make arm ARM_ID=arm02')")
+    assert page.do(shown("[data-arm=arm02] .mode")) == "NO ANSWER"
+
+
+def test_a_camera_shows_its_picture(page):
+    page.until("document.querySelector('[data-arm=arm01] img').naturalWidth === 64")
+
+
+def test_joints_success_and_reward_are_drawn(page):
+    page.until("document.querySelectorAll('[data-arm=arm01] .joint canvas').length === 6")
+    page.until(
+        "document.querySelectorAll('#success-plot canvas, #reward-plot canvas').length === 2"
+    )
+    assert page.do(shown("#rate")).startswith("50 %")
+    assert "reward" in page.do(shown("#moment")) or "success" in page.do(shown("#moment"))
+
+
+def test_pressing_stop_stops_that_arm_and_shows_it_latched(page, arm):
+    page.click("[data-arm=arm01] .stop")
+    page.until(f"{shown('[data-arm=arm01] .mode')} === 'STOP'")
+    assert arm.asked == [("stop", {"reason": "the dashboard's stop button"})]
+    assert page.do("!document.querySelector('[data-arm=arm01] .reset').hidden")
+    page.until(f"{shown('#notice')} === 'Stopped: arm01'")
+
+
+def test_stop_all_says_which_arm_was_not_reached_and_what_to_do(page, arm):
+    page.click("#stop-all")
+    page.until(f"{shown('#notice')}.startsWith('NOT stopped: arm02')")
+    assert "switch in the servo supply" in page.do(shown("#notice"))
+    assert arm.mode == "STOP"
+
+
+def test_escape_stops_all_arms(page, arm):
+    for kind in ("keyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key="Escape", code="Escape")
+    page.until(f"{shown('[data-arm=arm01] .mode')} === 'STOP'")
+    assert arm.asked
+
+
+def test_a_reset_takes_a_token_that_the_page_forgets(page, arm):
+    page.click("[data-arm=arm01] .stop")
+    page.until("!document.querySelector('[data-arm=arm01] .reset').hidden")
+    page.do(f"document.querySelector('[data-arm=arm01] input').value = {TOKEN!r}")
+    page.click("[data-arm=arm01] .reset button")
+    page.until(f"{shown('[data-arm=arm01] .mode')} === 'HOLD'")
+    assert page.do("document.querySelector('[data-arm=arm01] input').value") == ""
+
+
+def test_the_page_complains_of_nothing(page):
+    assert page.complaints == []
