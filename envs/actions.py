@@ -34,6 +34,10 @@ class ActionSpace(Protocol):
         """Return where the joints shall be a policy tick after the command `last`, shape (6,)."""
         ...
 
+    def action(self, target: Joints, last: Joints) -> NDArray[np.float32]:
+        """Return what `joint_target` turns into `target`, as near as an action can say it."""
+        ...
+
 
 class EeDelta:
     """Move the tool: x, y, z in steps of at most `step_m`, and the gripper's opening, absolute."""
@@ -60,6 +64,11 @@ class EeDelta:
         )
         return _with_gripper(target, action[3])
 
+    def action(self, target: Joints, last: Joints) -> NDArray[np.float32]:
+        """Return how far the tool and the gripper have gone from `last`, in steps."""
+        move = (tool_position(target) - tool_position(last)) / self._step_m
+        return _action([*move, _opening(target)])
+
 
 class JointDelta:
     """Move five joints in steps of at most `step_deg`, and the gripper's opening, absolute."""
@@ -77,6 +86,10 @@ class JointDelta:
         target = np.clip(target, self._limits.joint_lower, self._limits.joint_upper)
         return _with_gripper(target, action[5])
 
+    def action(self, target: Joints, last: Joints) -> NDArray[np.float32]:
+        """Return how far the joints and the gripper have gone from `last`, in steps."""
+        return _action([*((target - last) / self._step_deg)[:5], _opening(target)])
+
 
 class JointAbsolute:
     """Say where the five joints and the gripper shall be: -1 and 1 are the ends of each range."""
@@ -92,8 +105,20 @@ class JointAbsolute:
         share = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1) / 2
         return self._lower + share * (self._upper - self._lower)
 
+    def action(self, target: Joints, last: Joints) -> NDArray[np.float32]:  # noqa: ARG002
+        """Return where `target` is within the joints' ranges."""
+        return _action(2 * (target - self._lower) / (self._upper - self._lower) - 1)
+
 
 def _with_gripper(target: Joints, action: np.float32) -> Joints:
     target = target.copy()
     target[5] = OPEN * (float(np.clip(action, -1.0, 1.0)) + 1) / 2
     return target
+
+
+def _opening(target: Joints) -> float:
+    return 2 * target[5] / OPEN - 1
+
+
+def _action(values: object) -> NDArray[np.float32]:
+    return np.clip(np.asarray(values, np.float32), -1.0, 1.0)

@@ -1,8 +1,8 @@
 """One arm and its table as a Gymnasium environment; every command passes the guard."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -10,13 +10,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.actions import OPEN, TOOL_ROLL_DEG, ActionSpace
-from envs.homing import move_joints, move_tool
+from envs.homing import ArmStopped, move_joints, move_tool
 from envs.state import sizes, state_of, state_space
 from envs.tasks import TASKS
 from policy_server.policy import PolicySpec
 from rewarder.goal import Goal
 from robot.arm import Joints, Observation, frozen
-from robot.guard import Command, GuardedArm
+from robot.guard import Command, SafeArm
 from robot.kinematics import tool_position
 from robot.scene import Scene
 from robot.tracking import Estimates, Tracker
@@ -29,6 +29,9 @@ LOOK_POSE = (-80.0, -97.0, 92.0, 45.0, TOOL_ROLL_DEG)
 """Folded, so that every camera sees the whole table, degrees."""
 START_POSE = (8.0, -14.0, 10.0, 94.0, TOOL_ROLL_DEG)
 """Tool down, the open jaws about 90 mm over the middle of the workspace, degrees."""
+NEARLY_FOLDED = 25.0
+"""Up to here from the look pose, degrees, as far as a limp arm sags, nothing is in the way; a
+detour could hook the wrist's camera mount into the shoulder."""
 CLEAR_HEIGHT = 0.12
 """The tool goes up this far before it leaves, metres."""
 MIDDLE = (0.20, 0.0, CLEAR_HEIGHT)
@@ -44,6 +47,15 @@ class Sensed:
     estimates: Estimates
     commands: tuple[Command, ...] = ()
     """What the guard made of the step's proposals; none at a reset."""
+    taken: NDArray[np.float32] | None = None
+    """The step's action as it was done: the person's, as near as can be, where one took over."""
+    stopped: ArmStopped | None = None
+    """Why the arm allows no further step; the rest is of the moment before that step."""
+
+    @property
+    def human(self) -> bool:
+        """Return whether a person moved the arm in this step."""
+        return any(command.human for command in self.commands)
 
     def __eq__(self, other: object) -> bool:
         """Return whether pose and command are the same; pictures and time aside."""
@@ -57,6 +69,15 @@ class Sensed:
 
 
 type Info = dict[str, Sensed]
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A scene that holds something to be released."""
+
+    def close(self) -> None:
+        """Release it."""
+        ...
 
 
 def policy_spec(actions: ActionSpace, images: tuple[str, ...] = ()) -> PolicySpec:
@@ -83,17 +104,26 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
 
     def __init__(  # noqa: PLR0913 - the constructor is the schema
         self,
-        arm: GuardedArm,
+        arm: SafeArm,
         scene: Scene,
         *,
         goal: Goal,
         cameras: Mapping[str, CameraModel],
         actions: ActionSpace,
         images: Collection[str] = (),
+        action_scale: float = 1.0,
+        retreat_first: bool = False,
+        about: Callable[[], Mapping[str, object]] = dict,
         render_mode: str | None = None,
     ) -> None:
-        """Wrap an arm seen by `cameras`; `images` names those whose frames join the observation."""
+        """Wrap an arm seen by `cameras`; `images` names those whose frames join the observation.
+
+        `action_scale` is the share of every action that is carried out. With `retreat_first` the
+        arm leaves the table before a reset, where that does not put the arm itself elsewhere.
+        `about()` says what an episode keeps of the arm.
+        """
         self.arm, self.scene, self.goal, self.cameras = arm, scene, goal, cameras
+        self.about = about
         self.task = TASKS[goal.task]
         self.render_mode = render_mode
         self.action_space = spaces.Box(-1.0, 1.0, (actions.dim,), np.float32)
@@ -104,9 +134,11 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
             {**state_space(actions.dim), **pictures}
         )
         self._tracker, self._actions = Tracker(cameras, goal.layout), actions
+        self._action_scale, self._retreat_first = action_scale, retreat_first
         self._last_action = np.zeros(actions.dim, np.float32)
-        self._observation: Observation | None = None
+        self._sensed: Sensed | None = None
         self._steps = 0
+        self._due = 0.0
 
     @property
     def policy_spec(self) -> PolicySpec:
@@ -122,9 +154,12 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         """Put the scene in order, look, and go to the start pose.
 
         `info["look"]` is what was seen before. Raise `ArmStuckError` if a guarded motion does not
-        arrive.
+        arrive, `ArmStopped` if the arm does not obey.
         """
         super().reset(seed=seed)
+        if self._retreat_first:
+            self.arm.latch()
+            self._retreat()
         self.scene.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
         self.arm.latch()
         self._tracker.reset()
@@ -134,56 +169,91 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         self._last_action = np.zeros_like(self._last_action)
         self._steps = 0
         sensed = self._sense()
+        self._due = self.arm.clock.now()
         return self._state(sensed), {"sensed": sensed, "look": look}
 
     def step(self, action: NDArray[np.float32]) -> tuple[EnvState, float, bool, bool, Info]:
-        """Do one policy step of two control ticks; `info["sensed"]` says what was sent."""
-        if self._observation is None:
+        """Do one policy step of two control ticks; `info["sensed"]` says what was sent.
+
+        A step that the arm's stop or a lost link cuts short is truncated and leaves the moment
+        before it as it was; `info["sensed"].stopped` says why.
+        """
+        if self._sensed is None:
             raise RuntimeError("step was called before reset")
         if not np.isfinite(action).all():
             raise ValueError(f"the action is not finite: {action}")
-        commands = self._move(np.asarray(action, np.float32))
-        self._last_action = np.clip(action, -1.0, 1.0).astype(np.float32)
+        try:
+            sensed = self._act(np.asarray(action, np.float32), self._sensed.observation)
+        except ArmStopped as stopped:
+            sensed = replace(self._sensed, commands=(), stopped=stopped)
+            return self._state(sensed), 0.0, False, True, {"sensed": sensed}
         self._steps += 1
-        sensed = replace(self._sense(), commands=commands)
         late = self._steps * STEP_S >= self.task.limit_s - 1e-9
         return self._state(sensed), 0.0, False, late, {"sensed": sensed}
 
     def look_after(self) -> Observation:
         """Retreat under the guard to the look pose, the gripper as it is, and return what is seen.
 
-        First straight up, then over the middle of the table: from there every joint turns freely.
+        Raise `ArmStuckError` or `ArmStopped` as `reset` does.
         """
-        last = self.arm.observe(frames=False).joint_target
-        x, y, z = tool_position(last)
-        for goal in ((x, y, max(z, CLEAR_HEIGHT)), MIDDLE):
-            move_tool(self.arm, np.array(goal), period_s=CONTROL_PERIOD_S)
-        gripper = last[5]
-        move_joints(self.arm, frozen([*LOOK_POSE, gripper]), period_s=CONTROL_PERIOD_S)
+        self._retreat()
         return self._sense().observation
 
     def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the newest frame of the first camera, RGB (height, width, 3)."""
-        if self.render_mode is None or self._observation is None:
+        if self.render_mode is None or self._sensed is None:
             return None
-        return next(iter(self._observation.frames.values())).image
+        return next(iter(self._sensed.observation.frames.values())).image
 
     def close(self) -> None:
-        """Release the arm."""
+        """Release the arm, and the scene where that holds something."""
         self.arm.close()
+        if isinstance(self.scene, Closing):
+            self.scene.close()
 
-    def _move(self, action: NDArray[np.float32]) -> tuple[Command, ...]:
-        """Send the action's joint target in equal parts over the control ticks of a step."""
-        assert self._observation is not None  # noqa: S101 - step has checked
-        start = self._observation.joint_target
-        target = self._actions.joint_target(action, start)
+    def _act(self, action: NDArray[np.float32], before: Observation) -> Sensed:
+        """Carry out an action and return what came of it."""
+        commands = self._move(action, before)
+        sensed = replace(self._sense(), commands=commands)
+        taken = np.clip(action, -1.0, 1.0).astype(np.float32)
+        if sensed.human:
+            way = sensed.observation.joint_target - before.joint_target
+            target = before.joint_target + way / self._action_scale
+            taken = self._actions.action(target, before.joint_target)
+        self._last_action = taken
+        return replace(sensed, taken=taken)
+
+    def _move(self, action: NDArray[np.float32], before: Observation) -> tuple[Command, ...]:
+        """Send the action's joint target in equal parts over the control ticks of a step.
+
+        The ticks keep to their period, however long it takes to see and to decide in between; an
+        arm that is a whole tick late begins a period of its own.
+        """
+        clock, start = self.arm.clock, before.joint_target
+        way = self._action_scale * (self._actions.joint_target(action, start) - start)
         commands: list[Command] = []
         for tick in range(1, TICKS_PER_STEP + 1):
-            now = self.arm.clock.now()
-            part = start + (target - start) * tick / TICKS_PER_STEP
-            commands.append(self.arm.command(part, stamp=self._observation.stamp))
-            self.arm.clock.sleep_until(now + CONTROL_PERIOD_S)
+            now = clock.now()
+            if now - self._due >= CONTROL_PERIOD_S:
+                self._due = now
+            part = start + way * tick / TICKS_PER_STEP
+            commands.append(self.arm.command(part, stamp=before.stamp))
+            self._due += CONTROL_PERIOD_S
+            clock.sleep_until(self._due)
         return tuple(commands)
+
+    def _retreat(self) -> None:
+        """Go to the look pose, the gripper as it is.
+
+        First straight up, then over the middle of the table: from there every joint turns freely.
+        """
+        seen = self.arm.observe(frames=False)
+        look = frozen([*LOOK_POSE, seen.joint_target[5]])
+        if np.abs(seen.joint_pos - look)[:5].max() > NEARLY_FOLDED:
+            x, y, z = tool_position(seen.joint_target)
+            for goal in ((x, y, max(z, CLEAR_HEIGHT)), MIDDLE):
+                move_tool(self.arm, np.array(goal), period_s=CONTROL_PERIOD_S)
+        move_joints(self.arm, look, period_s=CONTROL_PERIOD_S)
 
     def _sense(self) -> Sensed:
         observation = self.arm.observe()
@@ -191,7 +261,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         return Sensed(observation=observation, estimates=self._tracker.update(images))
 
     def _state(self, sensed: Sensed) -> EnvState:
-        self._observation = sensed.observation
+        self._sensed = sensed
         time_left = max(0.0, 1.0 - self._steps * STEP_S / self.task.limit_s)
         state = state_of(
             sensed.observation, sensed.estimates, action=self._last_action, time_left=time_left

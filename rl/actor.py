@@ -47,7 +47,10 @@ class Worker:
         self._loaded: tuple[int, dict[bool, Policy]] = (-1, {})
 
     def run_episode(self, snapshot: Snapshot | None) -> Finished:
-        """Practise once and seal the episode; act at random while there is no policy."""
+        """Practise once and seal the episode; act at random while there is no policy.
+
+        Raise `ArmStopped` where the arm let nobody practise; there is no episode then.
+        """
         wall, cpu = time.monotonic(), time.process_time()
         greedy = snapshot is not None and self._count % self._greedy_every == self._greedy_every - 1
         plan = Plan(

@@ -14,7 +14,8 @@ import ray as untyped_ray
 import structlog
 from ray.exceptions import RayActorError, RayError
 
-from rl.fleet import ArmsFailed, ArmWorker, Finished, MakeWorker, Snapshot
+from envs.homing import ArmStopped
+from rl.fleet import RETRY_S, ArmsFailed, ArmWorker, Finished, MakeWorker, Snapshot
 
 ray: Any = untyped_ray
 """Its own annotations are full of unknown types."""
@@ -155,12 +156,22 @@ class RayFleet:
             self._failed(arm, "its process died; it is started again")
             return None
         except RayError as error:
-            self._failed(arm, f"failed: {_reason(error)}")
+            if isinstance(getattr(error, "cause", None), ArmStopped):
+                self._waits(arm, _reason(error))
+            else:
+                self._failed(arm, f"failed: {_reason(error)}")
             return None
         self._failures[arm] = 0
         self._any_finished = True
         self._troubles.pop(arm, None)
         return finished
+
+    def _waits(self, arm: str, reason: str) -> None:
+        """Ask again before long: an arm that a person has stopped has not failed."""
+        if self._troubles.get(arm) != reason:
+            log.info("arm waits", arm=arm, reason=reason)
+        self._troubles[arm] = reason
+        self._retry_at[arm] = time.monotonic() + RETRY_S
 
     def _failed(self, arm: str, reason: str) -> None:
         failures = self._failures.get(arm, 0) + 1

@@ -14,11 +14,14 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from envs.homing import ArmStopped
 from rewarder.goal import UnknownGoal, parse_goal
 from rl.fleet import ArmsFailed
-from rl.own_rewarder import RewarderFailed
+from rl.own_arms import ArmsNotReady
+from rl.own_process import OwnProcessFailed
 from rl.run_folder import RunFolder
 from rl.run_record import BadRun
+from robot.arm_config import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SENTENCES = ("goal", "resume", "run", "runs")
@@ -136,7 +139,8 @@ def sentence_of(error: BaseException) -> tuple[str, int] | None:
             is_value = isinstance(cause, ValueError | TypeError)
             return sentence_of(cause) or ((_one_line(str(cause)), 2) if is_value else None)
         return _of_hydra(str(error)), 2
-    codes = {BadRun: getattr(error, "code", 1), UnknownGoal: 2, ArmsFailed: 1, RewarderFailed: 1}
+    codes = {BadRun: getattr(error, "code", 1), UnknownGoal: 2, ConfigError: 2}
+    codes |= {ArmsFailed: 1, ArmsNotReady: 3, ArmStopped: 3, OwnProcessFailed: 1}
     for kind, code in codes.items():
         if isinstance(error, kind):
             return _one_line(str(error)), code

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rl.command_line import Composed, find_run, run_main
+from rl.own_arms import OwnArms
 from rl.progress import say, shown
 from rl.run_record import RunRecord, read_run
 from rl.statistics import clopper_pearson_lower, kaplan_meier_median, wilson
 from rl.trial import Trial, evaluate_policy
-from rl.trial_pool import Conditions, contender_of, play
+from rl.trial_pool import Conditions, Contender, contender_of, play
 
 __all__ = ["Conditions", "Trial", "evaluate_policy", "evaluate_run", "summary"]
 
@@ -58,6 +60,19 @@ def evaluate_run(folder: Path, conditions: Conditions) -> dict[str, object]:
     run = read_run(folder)
     preset = conditions.preset or run.preset
     contender = contender_of(run, preset)
+    with ExitStack() as stack:
+        if conditions.arms:
+            own = OwnArms(conditions.arms, folder)
+            stack.callback(own.close)
+            own.wait()
+            preset = "emulated"
+        return _evaluate(run, contender, conditions, preset)
+
+
+def _evaluate(
+    run: RunRecord, contender: Contender, conditions: Conditions, preset: str
+) -> dict[str, object]:
+    folder = run.folder
     evaluation = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     played = play([(contender, seed) for seed in conditions.seeds], conditions)
     recorded = record(played, folder / "results.jsonl", {"evaluation": evaluation})
@@ -141,7 +156,8 @@ def sentence(result: Mapping[str, Any]) -> str:
 def conditions_of(cfg: DictConfig) -> Conditions:
     """Return the conditions that a configuration names."""
     names = ("episodes", "judge", "preset", "processes", "first_seed")
-    return Conditions(**{name: cfg[name] for name in names})
+    arms = [str(arm) for arm in cfg.get("arms") or ()]
+    return Conditions(arms=arms, **{name: cfg[name] for name in names})
 
 
 def evaluate(composed: Composed) -> int:

@@ -2,9 +2,15 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
+
+from envs.homing import ArmStopped
+
+RETRY_S = 1.0
+"""An arm that does not obey is asked again so often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,7 +49,10 @@ class ArmWorker(Protocol):
     """Whoever practises on one arm."""
 
     def run_episode(self, snapshot: Snapshot | None) -> Finished:
-        """Practise once with the newest policy, at random while there is none."""
+        """Practise once with the newest policy, at random while there is none.
+
+        Raise `ArmStopped` where the arm lets nobody practise for the time being.
+        """
         ...
 
     def close(self) -> None:
@@ -94,20 +103,31 @@ class LocalFleet:
         self._snapshot: Snapshot | None = None
         self._held = False
         self._turn = 0
+        self._makers: dict[str, MakeWorker] = {}
+        self._waits: dict[str, str] = {}
 
     def start(self, workers: Mapping[str, MakeWorker]) -> None:
-        """Make every worker here."""
-        self._workers = {arm: make() for arm, make in workers.items()}
+        """Make every worker here, those of arms that are out of reach when they come back."""
+        self._makers = dict(workers)
+        for arm in workers:
+            with suppress(ArmStopped):
+                self._worker(arm)
 
     def poll(self, timeout_s: float) -> list[Finished]:
         """Run one episode on the arm whose turn it is."""
         if self._held:
             time.sleep(timeout_s)
             return []
-        arms = list(self._workers)
+        arms = list(self._makers)
         arm = arms[self._turn % len(arms)]
         self._turn += 1
-        finished = self._workers[arm].run_episode(self._snapshot)
+        try:
+            finished = self._worker(arm).run_episode(self._snapshot)
+        except ArmStopped as stopped:
+            self._waits[arm] = str(stopped)
+            time.sleep(min(timeout_s, RETRY_S / len(arms)))
+            return []
+        self._waits.pop(arm, None)
         # The time it took is this process's own already.
         return [replace(finished, cpu_s=0.0)]
 
@@ -121,10 +141,16 @@ class LocalFleet:
 
     def status(self) -> Mapping[str, str]:
         """Return what all arms do."""
-        return dict.fromkeys(self._workers, "waits for the learner" if self._held else "practises")
+        word = "waits for the learner" if self._held else "practises"
+        return {arm: self._waits.get(arm, word) for arm in self._makers}
 
     def close(self) -> None:
         """Release the arms."""
         for worker in self._workers.values():
             worker.close()
         self._workers = {}
+
+    def _worker(self, arm: str) -> ArmWorker:
+        if arm not in self._workers:
+            self._workers[arm] = self._makers[arm]()
+        return self._workers[arm]

@@ -1,5 +1,6 @@
 """Named numbers over time, in the run folder: JSON lines, TensorBoard, W&B where configured."""
 
+import importlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +50,7 @@ def _tracked(folder: RunFolder) -> Any | None:  # noqa: ANN401 - W&B is optional
     if not project:
         return None
     try:
-        import wandb  # noqa: PLC0415
+        wandb: Any = importlib.import_module("wandb")
     except ImportError:
         log.warning("wandb is not installed: uv sync --inexact --extra wandb", project=project)
         return None

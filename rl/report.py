@@ -21,6 +21,7 @@ from rl.curves import (
     time_curve,
 )
 from rl.progress import say
+from rl.report_tracking import followed
 from rl.run_folder import RunFolder
 from rl.run_record import BadRun, read_facts
 from rl.statistics import wilson
@@ -85,6 +86,7 @@ def contents(run: RunFolder, facts: Mapping[str, object]) -> dict[str, object]:
         "parts": parts(metrics),
         "guard_events": (result or {}).get("guard_events") or {},
         "clips": [each for each in clips if each],
+        "followed": followed(run.path, episodes),
         "config": _text(run.path / "config.yaml"),
         "result_json": json.dumps(result, indent=2) if result else None,
     }

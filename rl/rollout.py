@@ -1,6 +1,7 @@
 """One episode: look, act until the clock or the arm's own eyes say stop, retreat, look again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -8,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.arm_env import STEP_S, ArmEnv, EnvState, Info, Sensed
-from envs.homing import ArmStuckError
+from envs.homing import ArmStopped, ArmStuckError
 from envs.tasks import HOLD_S
 from policy_server.policy import Policy, PolicyRequest
 from rewarder.heuristic import Judge
 from robot.arm import Observation
 from robot.camera import encode_jpeg
-from robot.guard import Command
+from robot.envelope import sentences
 from robot.journal import SOURCES, End, Episode, EpisodeInfo, Source
 
 HOLD_STEPS = round(HOLD_S / STEP_S)
@@ -43,18 +44,29 @@ class Plan:
 class _Notes:
     """What an episode has collected so far."""
 
-    def __init__(self, look: Observation) -> None:
+    def __init__(self, look: Observation, source: Source) -> None:
         self.observations = [look]
         self.states: list[EnvState] = []
         self.actions: list[NDArray[np.float32]] = []
+        self.sources: list[Source] = []
         self.events: list[tuple[str, ...]] = []
+        self._source: Source = source
+
+    @property
+    def helped(self) -> bool:
+        """Return whether a person took over in any step."""
+        return self._source != "human" and "human" in self.sources
 
     def see(self, state: EnvState, info: Info) -> None:
         self.states.append(state)
         self.observations.append(info["sensed"].observation)
 
-    def act(self, action: NDArray[np.float32], commands: Sequence[Command]) -> None:
-        self.actions.append(action)
+    def act(self, action: NDArray[np.float32], sensed: Sensed) -> None:
+        """Keep the policy's action, or the person's where one took over."""
+        person = sensed.taken if sensed.human else None
+        self.actions.append(action if person is None else person)
+        self.sources.append(self._source if person is None else "human")
+        commands = sensed.commands
         self.events.append(tuple(str(event) for command in commands for event in command.events))
 
 
@@ -107,12 +119,13 @@ def run_episode(
 
     It ends early once the goal has seemed reached, to the arm's own eyes, for `SEEMS_DONE_STEPS`:
     robot time is dear, and whether it was true the reward model says later. `stop()` ends it
-    between two steps as the operator's wish. A retreat that does not arrive ends it as a fault,
-    with a last look from where the arm is.
+    between two steps as the operator's wish. A stop of the arm or a lost link ends it before the
+    step that was cut short, and a retreat that does not arrive ends it as a fault; both with a
+    last look from where the arm is, if it can be had. Raise `ArmStopped` where no step was made.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     state, info = env.reset(seed=plan.seed)
-    notes, watch = _Notes(info["look"].observation), _watch(env)
+    notes, watch = _Notes(info["look"].observation, plan.source), _watch(env)
     notes.see(state, info)
     eyes = _Eyes(env)
     for sensed in (info["look"], info["sensed"]):
@@ -121,15 +134,19 @@ def run_episode(
     while end is None:
         action = _decide(policy, env, state, info)
         state, _, _, late, info = env.step(action)
-        notes.act(action, info["sensed"].commands)
+        stopped = info["sensed"].stopped
+        if stopped:
+            end = _cut_short(env, notes, stopped)
+            break
+        notes.act(action, info["sensed"])
         notes.see(state, info)
-        if watch:
-            watch.look()
+        watch = _follow(watch)
         done = eyes.see(info["sensed"])
         end = _end(late=late, done=done, stopped=stop())
-    end = _look_after(env, notes, end)
+    else:
+        end = _look_after(env, notes, end)
     truth = watch.said() if watch else None
-    return _episode(notes, _info(env, plan, end, started, truth), plan.source)
+    return _episode(notes, _info(env, plan, end, started, truth, notes))
 
 
 def _watch(env: ArmEnv) -> TruthWatch | None:
@@ -138,6 +155,16 @@ def _watch(env: ArmEnv) -> TruthWatch | None:
     except NotImplementedError:
         return None
     return TruthWatch(env)
+
+
+def _follow(watch: TruthWatch | None) -> TruthWatch | None:
+    """Judge the moment after a step; return None from where nobody can tell any more."""
+    try:
+        if watch:
+            watch.look()
+    except ArmStopped:
+        return None
+    return watch
 
 
 def _decide(policy: Policy, env: ArmEnv, state: EnvState, info: Info) -> NDArray[np.float32]:
@@ -158,13 +185,30 @@ def _end(*, late: bool, done: bool, stopped: bool) -> End | None:
     return "time_limit" if late else None
 
 
+def _cut_short(env: ArmEnv, notes: _Notes, stopped: ArmStopped) -> End:
+    """Return how an episode ends that the arm has cut short; there must have been one."""
+    if not notes.actions:
+        raise stopped
+    _last_look(env, notes)
+    return stopped.end
+
+
 def _look_after(env: ArmEnv, notes: _Notes, end: End) -> End:
     try:
         notes.observations.append(env.look_after())
     except ArmStuckError:
-        notes.observations.append(env.arm.observe())
+        _last_look(env, notes)
         return "fault"
+    except ArmStopped as stopped:
+        _last_look(env, notes)
+        return stopped.end
     return end
+
+
+def _last_look(env: ArmEnv, notes: _Notes) -> None:
+    """Look from where the arm is; an arm out of reach leaves no such look."""
+    with suppress(ArmStopped):
+        notes.observations.append(env.arm.observe())
 
 
 def _info(
@@ -173,6 +217,7 @@ def _info(
     end: End,
     started: str,
     truth: Mapping[str, bool | float] | None,
+    notes: _Notes,
 ) -> EpisodeInfo:
     return EpisodeInfo(
         episode=plan.episode,
@@ -184,16 +229,31 @@ def _info(
         started_at=started,
         action_space=env.policy_spec.action_space,
         policy=plan.policy,
-        greedy=plan.greedy,
+        # What a person helped with says nothing of the policy's own success.
+        greedy=plan.greedy and not notes.helped,
         git_revision=plan.git_revision,
-        config=plan.config,
+        config={**plan.config, **_about(env, notes)},
         truth=truth,
     )
 
 
-def _episode(notes: _Notes, info: EpisodeInfo, source: Source) -> Episode:
+def _about(env: ArmEnv, notes: _Notes) -> Mapping[str, object]:
+    """Return what is to be known of the arm: for a twin nothing."""
+    about = env.about()
+    if not about:
+        return about
+    seen = notes.observations[1 : len(notes.states) + 1]
+    said = sentences(
+        np.array([observation.joint_target for observation in seen]),
+        np.array([observation.joint_pos for observation in seen]),
+        np.array([observation.stamp for observation in seen]),
+    )
+    return {**about, "tracking": said}
+
+
+def _episode(notes: _Notes, info: EpisodeInfo) -> Episode:
     seen = notes.observations
-    cameras = seen[0].frames
+    cameras = dict.fromkeys(name for observation in seen for name in observation.frames)
     vectors = [name for name, value in notes.states[0].items() if value.ndim == 1]
     return Episode(
         info=info,
@@ -204,7 +264,7 @@ def _episode(notes: _Notes, info: EpisodeInfo, source: Source) -> Episode:
         first_step=1,
         state={name: np.array([state[name] for state in notes.states]) for name in vectors},
         actions=np.array(notes.actions, np.float32),
-        source=np.full(len(notes.actions), SOURCES.index(source), np.uint8),
+        source=np.array([SOURCES.index(source) for source in notes.sources], np.uint8),
         guard_events=notes.events,
     )
 

@@ -4,20 +4,22 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from envs.homing import ArmStopped
 from rewarder.goal import Goal, parse_goal
 from rl.actor import Worker
+from rl.arms import check_arms, env_maker, kept, start_own_arms
 from rl.command_line import STOPPED, Composed, find_run, run_main, with_task
 from rl.evaluate import git_revision
-from rl.fleet import Snapshot
+from rl.fleet import RETRY_S, Snapshot
 from rl.learner_client import Courier, LearnerAway, LearnerClient, not_uploaded
 from rl.logs import log_to
 from rl.progress import say
@@ -28,6 +30,7 @@ from robot.journal import journal_folder, read_episode
 def practise(composed: Composed) -> int:
     """Run episodes until there are enough, or Ctrl-C; return the exit code."""
     cfg = composed.cfg
+    check_arms(cfg.arm, [str(cfg.arm_id)])
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
@@ -45,9 +48,12 @@ def practise(composed: Composed) -> int:
             stack.callback(courier.close, patience_s=10.0)
             for path in _left_over(cfg, goal):
                 courier.send(path)
-        worker = make_worker(cfg, goal, journal, stopping.is_set)
-        stack.callback(worker.close)
-        _episodes(worker, journal, courier, _stored_policy(cfg, goal), _limit(cfg, stopping))
+        start_own_arms(cfg.arm, [str(cfg.arm_id)], journal, stack)
+        stored = _stored_policy(cfg, goal)
+        worker = when_ready(partial(make_worker, cfg, goal, journal, stopping.is_set), stopping)
+        if worker:
+            stack.callback(worker.close)
+            _episodes(worker, journal, courier, stored, stopping, cfg.episodes)
     return STOPPED if stopping.is_set() else 0
 
 
@@ -69,18 +75,28 @@ def make_worker(cfg: DictConfig, goal: Goal, journal: Path, stop: Callable[[], b
     """Return the worker of this arm."""
     return Worker(
         arm=str(cfg.arm_id),
-        make_env=partial(instantiate(cfg.arm, _convert_="all"), goal),
+        make_env=env_maker(cfg.arm, goal, str(cfg.arm_id)),
         journal=journal,
         seed=int(cfg.seed),
         git_revision=git_revision(),
-        config={"arm": OmegaConf.to_container(cfg.arm, resolve=True)},
+        config=kept(cfg.arm, str(cfg.arm_id)),
         greedy_every=int(cfg.greedy_every),
         stop=stop,
     )
 
 
-def _limit(cfg: DictConfig, stopping: threading.Event) -> Callable[[int], bool]:
-    return lambda done: stopping.is_set() or (cfg.episodes is not None and done >= cfg.episodes)
+def when_ready[T](body: Callable[[], T], stopping: threading.Event) -> T | None:
+    """Return what `body` returns once the arm lets it; say once why not; None after Ctrl-C."""
+    said: str | None = None
+    while not stopping.is_set():
+        try:
+            return body()
+        except ArmStopped as stopped:
+            if str(stopped) != said:
+                said = str(stopped)
+                say(f"waiting: {said}")
+            stopping.wait(RETRY_S)
+    return None
 
 
 def _episodes(
@@ -88,15 +104,21 @@ def _episodes(
     journal: Path,
     courier: Courier | None,
     stored: Snapshot | None,
-    is_enough: Callable[[int], bool],
+    stopping: threading.Event,
+    most: int | None,
 ) -> None:
     done, trouble = 0, None
-    while not is_enough(done):
-        finished = worker.run_episode(courier.snapshot if courier else stored)
+    while not stopping.is_set() and (most is None or done < most):
+        snapshot = courier.snapshot if courier else stored
+        finished = when_ready(partial(worker.run_episode, snapshot), stopping)
+        if finished is None:
+            return
         path = journal / "episodes" / finished.name
         done += 1
         info = read_episode(path).info
         say(f"{finished.name}: {finished.steps} steps, {info.policy}, {info.end}")
+        for sentence in cast("Sequence[str]", info.config.get("tracking", ())):
+            say(f"{info.arm}: {sentence}")
         if courier:
             courier.send(path)
             if courier.trouble and courier.trouble != trouble:

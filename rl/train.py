@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shlex
 import signal
 import sys
@@ -22,6 +21,7 @@ from rewarder.client import RemoteReward
 from rewarder.goal import Goal, parse_goal
 from rewarder.reward import RewardModel
 from rl.actor import Worker
+from rl.arms import check_arms, env_maker, has_processes, is_emulated, kept, start_own_arms
 from rl.command_line import STOPPED, Composed, find_run, run_main, with_earlier, with_task
 from rl.dashboard import make_view
 from rl.evaluate import Conditions, evaluate_run, git_revision, sentence
@@ -38,10 +38,9 @@ from rl.run_folder import RunFolder
 from rl.run_record import BadRun
 from rl.service import LearnerService
 from robot.limits import SafetyLimits
-from robot.twin_model import PRESETS
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
-"""Of an arm; it becomes part of a folder's name."""
+type Watch = Callable[[], str | None]
+"""Looks after helpers and says what is wrong with them."""
 
 
 def practise(composed: Composed) -> int:
@@ -49,7 +48,7 @@ def practise(composed: Composed) -> int:
     # What this process has spent so far went into imports, and the person waited for it.
     began = time.monotonic() - time.process_time()
     cfg = composed.cfg
-    check_arms(cfg)
+    check_arms(cfg.arm, arms_of(cfg))
     goal, schedule, learner = goal_of(cfg), schedule_of(cfg), make_learner(cfg)
     folder = open_folder(composed, goal)
     log_to(folder.path / "train.log")
@@ -72,18 +71,13 @@ def practise(composed: Composed) -> int:
     if training.stopping.is_set():
         say(f"stopped; go on with: make train-rl resume={folder.path.name}")
         return STOPPED
-    conclude(folder.path, episodes=int(cfg.evaluation_episodes))
+    conclude(folder.path, conditions_of(cfg))
     return 0
 
 
-def check_arms(cfg: DictConfig) -> None:
-    """Raise `BadRun` where the arms are not what can be had."""
-    arms = [str(arm) for arm in cfg.arms]
-    if not arms or len(set(arms)) < len(arms) or not all(map(NAME.fullmatch, arms)):
-        raise BadRun(f"arms={arms}; expected different names of letters, digits and -", code=2)
-    for key, known in (("preset", PRESETS), ("actions", ACTION_SPACES)):
-        if cfg.arm[key] not in known:
-            raise BadRun(f"unknown arm.{key}={cfg.arm[key]}; known: {', '.join(known)}", code=2)
+def arms_of(cfg: DictConfig) -> list[str]:
+    """Return the names of the arms."""
+    return [str(arm) for arm in cfg.arms]
 
 
 def goal_of(cfg: DictConfig) -> Goal:
@@ -127,6 +121,7 @@ def facts(composed: Composed, goal: Goal) -> Mapping[str, object]:
     return {
         "goal": str(goal),
         "preset": str(cfg.arm.get("preset", "stiff")),
+        "arm": composed.choices["arm"],
         "seed": int(cfg.seed),
         "actors": len(cfg.arms),
         "reward": str(cfg.rewarder.url or composed.choices["reward"]),
@@ -141,23 +136,24 @@ def facts(composed: Composed, goal: Goal) -> Mapping[str, object]:
 @contextmanager
 def helpers(
     composed: Composed, goal: Goal, folder: RunFolder
-) -> Generator[tuple[Intake, View, Callable[[], str | None]]]:
+) -> Generator[tuple[Intake, View, Watch]]:
     """Start the view, the reward service and the arms; end them in the end."""
     cfg = composed.cfg
     arms = "1 arm" if len(cfg.arms) == 1 else f"{len(cfg.arms)} arms"
     title = f"{goal} {arms}, seed {cfg.seed}, {folder.path}"
     with ExitStack() as stack:
+        own_arms = start_own_arms(cfg.arm, arms_of(cfg), folder.path, stack)
         view = stack.enter_context(make_view(title))
         reward, watch = make_reward(composed, folder, stack)
         labeller = Labeller(reward, folder.labels)
         stack.callback(labeller.close)
         intake = Intake(make_fleets(cfg, goal, folder, stack), labeller, folder)
-        yield intake, view, watch
+        yield intake, view, lambda: own_arms() or watch()
 
 
 def make_reward(
     composed: Composed, folder: RunFolder, stack: ExitStack
-) -> tuple[RewardModel, Callable[[], str | None]]:
+) -> tuple[RewardModel, Watch]:
     """Return the reward service's client, and what looks after a service of the run's own."""
     cfg, watch = composed.cfg, None
     url = str(cfg.rewarder.url or "")
@@ -182,9 +178,11 @@ def make_fleets(
         service.serve(str(cfg.service.host), int(cfg.service.port))
         stack.callback(service.close)
         fleets.append(service)
-    own: Fleet = instantiate(cfg.cluster, _convert_="all")
+    # An arm that keeps real time cannot give way to the learner as the twin does.
+    pace = {"nice": 0} if has_processes(cfg.arm) and "nice" in cfg.cluster else {}
+    own: Fleet = instantiate(cfg.cluster, _convert_="all", **pace)
     stack.callback(own.close)
-    own.start({str(arm): worker_of(cfg, goal, folder, str(arm)) for arm in cfg.arms})
+    own.start({arm: worker_of(cfg, goal, folder, arm) for arm in arms_of(cfg)})
     return [own, *fleets]
 
 
@@ -193,11 +191,11 @@ def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeW
     return partial(
         Worker,
         arm=arm,
-        make_env=partial(instantiate(cfg.arm, _convert_="all"), goal),
+        make_env=env_maker(cfg.arm, goal, arm),
         journal=folder.journal(arm).resolve(),
         seed=int(cfg.seed),
         git_revision=git_revision(),
-        config={"arm": OmegaConf.to_container(cfg.arm, resolve=True)},
+        config=kept(cfg.arm, arm),
         greedy_every=int(cfg.greedy_every),
     )
 
@@ -228,10 +226,18 @@ def stopped_by_signals(stop: Callable[[], None]) -> Generator[None]:
             signal.signal(number, handler)
 
 
-def conclude(folder: Path, *, episodes: int) -> None:
+def conditions_of(cfg: DictConfig) -> Conditions | None:
+    """Return how the policy is tried in the end: on arms of the kind that it was trained on."""
+    if cfg.evaluation_episodes < 1 or cfg.arm.get("scene") == "person":
+        return None
+    arms = arms_of(cfg) if is_emulated(cfg.arm) else ()
+    return Conditions(episodes=int(cfg.evaluation_episodes), arms=arms)
+
+
+def conclude(folder: Path, conditions: Conditions | None) -> None:
     """Try the policy on fresh layouts, write the report and say where it is."""
-    if episodes > 0:
-        say(sentence(evaluate_run(folder, Conditions(episodes=episodes))))
+    if conditions:
+        say(sentence(evaluate_run(folder, conditions)))
     say(f"report: {write_report(folder)}")
 
 

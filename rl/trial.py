@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.arm_env import ArmEnv, EnvState, Info
-from envs.homing import ArmStuckError
+from envs.homing import ArmStopped, ArmStuckError
 from policy_server.policy import Policy, PolicyRequest
 from rl.rollout import TruthWatch
 
@@ -30,7 +30,7 @@ class Trial:
     time_s: float
     """From the first action to the end of the trial, seconds of the arm's clock."""
     end: str
-    """`done`, `time_limit` or `stuck`: why the arm stopped, whatever the judge says of it."""
+    """`done`, `time_limit`, `stuck` or `stopped`: why it was over, whatever the judge says."""
     gentle: bool
     """The arm parked without help and no joint was held back for long."""
     guard_events: Mapping[str, int]
@@ -88,21 +88,24 @@ class Saturation:
 
 
 def play_trial(env: ArmEnv, policy: Policy, *, seed: int, judge: Judge) -> Trial:
-    """Play one trial and retreat; it ends when the judge sees a success, or with the episode."""
+    """Play one trial and retreat; it ends when the judge sees a success, or with the episode.
+
+    Raise `ArmStopped` where it cannot begin.
+    """
     try:
-        state, _ = env.reset(seed=seed)
+        state, info = env.reset(seed=seed)
     except ArmStuckError:
         return Trial(
             seed=seed, success=False, time_s=0.0, end="stuck", gentle=False, guard_events={}
         )
     judge.begin(env)
-    done, time_s, saturation = _run(env, policy, judge, state)
+    end, time_s, saturation = _run(env, policy, judge, state, info)
     parked = _parked(env)
     return Trial(
         seed=seed,
         success=judge.success(),
         time_s=round(time_s, 3),
-        end="done" if done else "time_limit",
+        end=end,
         gentle=parked and saturation.longest_s <= SATURATION_S + 1e-6,
         guard_events=dict(saturation.counts),
     )
@@ -126,31 +129,36 @@ def evaluate_policy(
 
 
 def _run(
-    env: ArmEnv, policy: Policy, judge: Judge, state: EnvState
-) -> tuple[bool, float, Saturation]:
-    """Return whether the judge saw a success, how long it took and what the guard had to do."""
+    env: ArmEnv, policy: Policy, judge: Judge, state: EnvState, info: Info
+) -> tuple[str, float, Saturation]:
+    """Return why the trial was over, how long it took and what the guard had to do."""
     began = now = env.arm.clock.now()
     act, saturation = _actions(env, policy), Saturation()
-    done = over = False
-    while not (done or over):
-        state, _, terminated, truncated, info = env.step(act(state))
+    end: str | None = None
+    while end is None:
+        state, _, _, late, info = env.step(act(state, info["sensed"].observation.stamp))
         before, now = now, env.arm.clock.now()
         saturation.add(_events(info), began=before, now=now)
-        done, over = judge.done(), terminated or truncated
-    return done, now - began, saturation
+        if info["sensed"].stopped:
+            end = "stopped"
+        elif judge.done():
+            end = "done"
+        elif late:
+            end = "time_limit"
+    return end, now - began, saturation
 
 
-def _actions(env: ArmEnv, policy: Policy) -> Callable[[EnvState], NDArray[np.float32]]:
+def _actions(env: ArmEnv, policy: Policy) -> Callable[[EnvState, float], NDArray[np.float32]]:
     """Return what answers a state with the next row of a chunk, asking for chunks as needed."""
     rows: list[NDArray[np.float32]] = []
 
-    def act(state: EnvState) -> NDArray[np.float32]:
+    def act(state: EnvState, stamp: float) -> NDArray[np.float32]:
         if not rows:
             request = PolicyRequest(
                 state={name: state[name] for name in policy.spec.state},
                 images={name: state[name] for name in policy.spec.images},
                 goal=str(env.goal),
-                observed_at=env.arm.clock.now(),
+                observed_at=stamp,
             )
             rows.extend(policy.infer_batch([request])[0].actions)
         return rows.pop(0)
@@ -165,6 +173,6 @@ def _events(info: Info) -> set[str]:
 def _parked(env: ArmEnv) -> bool:
     try:
         env.look_after()
-    except ArmStuckError:
+    except (ArmStuckError, ArmStopped):
         return False
     return True

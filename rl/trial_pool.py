@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import queue
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from envs.arm_env import ArmEnv
+from envs.homing import ArmStopped
 from policy_server.policy import Policy
 from rewarder.goal import parse_goal
+from rl.fleet import RETRY_S
 from rl.person import PersonJudge
 from rl.run_record import BadRun, RunRecord
 from rl.trial import FIRST_SEED, Judge, Trial, TruthJudge, play_trial
@@ -21,6 +24,8 @@ type Job = tuple[Contender, int]
 type Outcome = Trial | str
 """A trial, or why there is none."""
 _POLL_S = 0.5
+PATIENCE_S = 60.0
+"""A trial waits this long for an arm that does not obey."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,8 @@ class Conditions:
     """Which twin; None for the one that the run was trained on."""
     processes: int = 2
     first_seed: int = FIRST_SEED
+    arms: Sequence[str] = ()
+    """Emulated arms behind their own processes to play on, in place of twins."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "processes"):
@@ -69,18 +76,23 @@ def play(jobs: Sequence[Job], conditions: Conditions) -> Iterator[tuple[int, Tri
     """Yield each job's index and trial as it ends, before the judge that is named."""
     if conditions.judge == "person":
         return play_here(jobs, PersonJudge(total=len(jobs)))
-    return play_jobs(jobs, processes=conditions.processes)
+    return play_jobs(jobs, on=conditions.arms or [None] * conditions.processes)
 
 
-def play_jobs(jobs: Sequence[Job], *, processes: int) -> Iterator[tuple[int, Trial]]:
-    """Yield each job's index and trial as it ends; raise `BadRun` where one cannot be played."""
+def play_jobs(jobs: Sequence[Job], *, on: Sequence[str | None]) -> Iterator[tuple[int, Trial]]:
+    """Yield each job's index and trial as it ends; raise `BadRun` where one cannot be played.
+
+    `on` names an arm for each process, or None for a twin.
+    """
     context = mp.get_context("spawn")
     todo: mp.Queue[tuple[int, Job] | None] = context.Queue()
     done: mp.Queue[tuple[int, Outcome]] = context.Queue()
-    for item in [*enumerate(jobs), *[None] * processes]:
+    for item in [*enumerate(jobs), *[None] * len(on)]:
         todo.put(item)
-    count = min(processes, len(jobs))
-    workers = [context.Process(target=_work, args=(todo, done), daemon=True) for _ in range(count)]
+    workers = [
+        context.Process(target=_work, args=(todo, done, arm), daemon=True)
+        for arm in on[: len(jobs)]
+    ]
     with _running(workers):
         for _ in jobs:
             index, outcome = _next(done, workers)
@@ -97,11 +109,15 @@ def play_here(jobs: Sequence[Job], judge: Judge) -> Iterator[tuple[int, Trial]]:
 
 
 @cache
-def load(contender: Contender) -> tuple[ArmEnv, Policy]:
-    """Return a contender's twin and greedy policy, built once; raise `BadRun` if damaged."""
+def load(contender: Contender, arm: str | None = None) -> tuple[ArmEnv, Policy]:
+    """Return an environment and the contender's greedy policy; raise `BadRun` if damaged.
+
+    Both are built once. The environment is a twin's where no emulated arm is named.
+    """
     # torch and MuJoCo cost seconds, and whoever only hands out jobs has no use for them.
     import torch  # noqa: PLC0415
 
+    from envs.real_env import make_real_env  # noqa: PLC0415
     from envs.twin_env import make_twin_env  # noqa: PLC0415
     from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
 
@@ -110,25 +126,45 @@ def load(contender: Contender) -> tuple[ArmEnv, Policy]:
     try:
         policy = LearnedPolicy.load(contender.policy, greedy=True)
         actions = policy.spec.action_space
-        env = make_twin_env(parse_goal(contender.goal), preset=contender.preset, actions=actions)
+        goal = parse_goal(contender.goal)
+        if arm:
+            env = make_real_env(goal, arm_id=arm, actions=actions, scene="emulator")
+        else:
+            env = make_twin_env(goal, preset=contender.preset, actions=actions)
     except (OSError, ValueError) as error:
         raise BadRun(f"{contender.policy} cannot be played: {error}") from None
     if policy.spec != env.policy_spec:
         raise BadRun(
-            f"{contender.policy} reads {policy.spec}, the twin gives {env.policy_spec}; "
+            f"{contender.policy} reads {policy.spec}, the arm gives {env.policy_spec}; "
             "check out the revision that trained it"
         )
     return env, policy
 
 
-def _work(todo: "mp.Queue[tuple[int, Job] | None]", done: "mp.Queue[tuple[int, Outcome]]") -> None:
-    for index, (contender, seed) in iter(todo.get, None):
+def _work(
+    todo: "mp.Queue[tuple[int, Job] | None]",
+    done: "mp.Queue[tuple[int, Outcome]]",
+    arm: str | None,
+) -> None:
+    for index, job in iter(todo.get, None):
         try:
-            env, policy = load(contender)
-        except BadRun as error:
+            done.put((index, _play(job, arm)))
+        except (BadRun, ArmStopped) as error:
             done.put((index, str(error)))
-            continue
-        done.put((index, play_trial(env, policy, seed=seed, judge=TruthJudge())))
+
+
+def _play(job: Job, arm: str | None) -> Trial:
+    """Play a trial, as soon as the arm lets it begin; raise `BadRun` or `ArmStopped`."""
+    contender, seed = job
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            env, policy = load(contender, arm)
+            return play_trial(env, policy, seed=seed, judge=TruthJudge())
+        except ArmStopped:
+            if time.monotonic() > end:
+                raise
+            time.sleep(RETRY_S)
 
 
 def _next(

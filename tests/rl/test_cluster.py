@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from envs.homing import ArmStopped
 from rl.cluster import RayFleet
 from rl.fleet import ArmsFailed, Snapshot
 from robot.journal import episode_from
@@ -21,6 +22,11 @@ class Broken:
         raise OSError("no EGL to draw with")
 
 
+class Stopped(FakeWorker):
+    def run_episode(self, snapshot):
+        raise ArmStopped(f"{self.arm} is stopped: a key was pressed")
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arms")
@@ -31,6 +37,7 @@ def fleet(tmp_path_factory):
             "arm01": partial(FakeWorker, folder / "arm01", "arm01"),
             "arm02": partial(FakeWorker, folder / "arm02", "arm02", dies_once=dies),
             "arm03": Broken,
+            "arm04": partial(Stopped, folder / "arm04", "arm04"),
         }
     )
     fleet.dies = dies
@@ -59,7 +66,7 @@ def test_a_killed_actor_comes_back_and_the_other_goes_on(fleet):
 
 def test_each_arm_is_a_process_of_its_own(fleet):
     processes = {process for _, process in fleet.places().values()}
-    assert len({os.getpid(), *processes}) == 4
+    assert len({os.getpid(), *processes}) == 5
 
 
 def test_arms_get_the_published_policy(fleet):
@@ -79,6 +86,11 @@ def test_a_held_fleet_begins_no_episode(fleet):
 def test_an_arm_that_cannot_be_built_is_reported_and_the_others_go_on(fleet):
     collect(fleet, lambda _: fleet.status()["arm03"] == "failed: no EGL to draw with")
     assert collect(fleet, bool)
+
+
+def test_an_arm_that_lets_nobody_practise_waits_with_its_reason_and_has_not_failed(fleet):
+    collect(fleet, lambda _: fleet.status()["arm04"] == "arm04 is stopped: a key was pressed")
+    assert "arm04" not in fleet._failures
 
 
 def test_a_run_in_which_no_arm_works_ends_with_the_reason():

@@ -191,8 +191,8 @@ def test_a_process_that_dies_ends_the_trials(monkeypatch):
     monkeypatch.setattr(trial_pool, "_work", _die)
     contender = Contender(policy=None, goal="", preset="stiff")
     with pytest.raises(BadRun, match="exit code 7"):
-        list(play_jobs([(contender, 1)], processes=1))
+        list(play_jobs([(contender, 1)], on=[None]))
 
 
-def _die(todo, done):
+def _die(todo, done, arm):
     os._exit(7)

@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -102,6 +102,24 @@ def episode(name, *, success):
     )
 
 
+def hanging(name):
+    """Return an episode in which the elbow stays 9 degrees short of where it shall be."""
+    plain, moments = episode(name, success=False), 43
+    target = np.zeros((moments, 6))
+    target[:, 2] = -9.0
+    return replace(
+        plain,
+        stamps=np.arange(moments) / 10,
+        joint_pos=np.zeros((moments, 6)),
+        joint_target=target,
+        frames={},
+        state={"thing": np.zeros((41, 3), np.float32)},
+        actions=np.zeros((40, 4), np.float32),
+        source=np.zeros(40, np.uint8),
+        guard_events=[()] * 40,
+    )
+
+
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path / "20261121_lift_1a2b3c4d").start()
@@ -150,6 +168,18 @@ def test_the_reward_stands_beside_the_frames_with_gaps_where_it_could_not_tell(r
     assert len(values) == STEPS + 3
     assert values[4] is None
     assert (values[0], values[-1]) == (0.0, 1.0)
+
+
+def test_a_joint_that_stays_short_of_its_command_is_named_with_its_figures(run):
+    journal = Journal(run.folder / "journals" / "arm01")
+    for number in range(3):
+        path = journal.seal(hanging(f"{number:06d}-00000000"))
+        line = {"file": str(path.relative_to(run.folder)), "arm": "arm01", "steps": 40}
+        run.append("episodes.jsonl", [{**line, "env_steps": 40 * (number + 1)}])
+    text = page(run)
+    assert re.search(r"arm01:</b> elbow_flex stays 9° short for 4 s.*\(3 of 3 episodes\)", text)
+    assert "<td>elbow_flex</td><td>9.0</td>" in text
+    assert "<td>wrist_flex</td><td>0.0</td>" in text
 
 
 def test_a_damaged_episode_is_left_out(run):

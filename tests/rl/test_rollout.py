@@ -1,16 +1,21 @@
 """Whole episodes on the twin: how they end, and what is kept of them."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from envs.arm_env import STEP_S, ArmEnv
+from envs.homing import ArmStopped
 from envs.twin_env import make_task_env
 from policy_server.backends.null import RandomPolicy
 from policy_server.backends.scripted import ScriptedPolicy
+from policy_server.policy import ActionChunk, PolicyRequest
 from rl.rollout import HOLD_STEPS, SEEMS_DONE_STEPS, Plan, run_episode
 from robot.journal import SOURCES, Journal, read_episode
+from robot.process.arm_state import Mode
+from tests.envs.stand_in import StandIn
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +79,67 @@ def test_an_episode_comes_back_from_the_journal_as_it_was(env: ArmEnv, tmp_path:
     np.testing.assert_array_equal(stored.joint_target, episode.joint_target)
     assert stored.frames["front"][0] == episode.frames["front"][0]
     assert stored.info == episode.info
+
+
+class Interrupted:
+    """A policy during whose fourth decision something happens to the arm."""
+
+    def __init__(self, env: ArmEnv, happens: Callable[[], None]) -> None:
+        self._policy, self._happens, self._asked = RandomPolicy(env.policy_spec), happens, 0
+        self.spec = env.policy_spec
+
+    def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
+        self._asked += 1
+        if self._asked == 4:
+            self._happens()
+        return self._policy.infer_batch(requests)
+
+
+def test_a_lost_link_keeps_the_steps_before_it(tmp_path: Path) -> None:
+    process = StandIn()
+    env = process.env()
+    policy = Interrupted(env, lambda: setattr(process, "gone", True))
+    episode = run_episode(env, policy, plan())
+    assert (episode.info.end, episode.steps) == ("lost_link", 3)
+    assert len(episode.stamps) == 1 + episode.steps + 1
+    assert read_episode(Journal(tmp_path).seal(episode)).steps == 3
+
+
+def test_a_stopped_arm_ends_the_episode_with_a_look_from_where_it_is(tmp_path: Path) -> None:
+    process = StandIn()
+    env = process.env()
+    policy = Interrupted(env, lambda: process.set(Mode.STOP, "a key was pressed"))
+    episode = run_episode(env, policy, plan())
+    assert (episode.info.end, episode.steps) == ("operator", 3)
+    assert len(episode.stamps) == 1 + episode.steps + 2
+    Journal(tmp_path).seal(episode)
+
+
+def test_an_arm_that_stops_before_the_first_step_leaves_no_episode() -> None:
+    process = StandIn()
+    process.set(Mode.STOP, "a key was pressed")
+    with pytest.raises(ArmStopped, match="a key was pressed"):
+        run_episode(process.env(), RandomPolicy(process.env().policy_spec), plan())
+
+
+def test_steps_of_a_person_are_marked_human_and_hold_what_they_did() -> None:
+    process = StandIn()
+    env = process.env()
+    process.person = lambda last: last + np.array([1.0, 0, 0, 0, 0, 0])
+    policy = Interrupted(env, lambda: process.set(Mode.TAKEOVER, "a person took over"))
+    episode = run_episode(env, policy, plan())
+    scripted, human = SOURCES.index("scripted"), SOURCES.index("human")
+    np.testing.assert_array_equal(episode.source[:3], scripted)
+    np.testing.assert_array_equal(episode.source[3:], human)
+    assert (episode.actions[3:10, 1] < 0).all()
+    np.testing.assert_allclose(episode.actions[3:10, 2], 0.0, atol=0.2)
+
+
+def test_an_episode_with_a_person_s_help_is_none_of_the_policy_s_own(tmp_path: Path) -> None:
+    process = StandIn()
+    env = process.env()
+    policy = Interrupted(env, lambda: process.set(Mode.TAKEOVER, "a person took over"))
+    episode = run_episode(env, policy, plan())
+    assert not episode.info.greedy
+    assert episode.info.end == "operator"
+    assert episode.info.config["calibration"] == "0123456789ab"

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from envs.homing import ArmStuckError
+from envs.homing import ArmStopped, ArmStuckError
 from envs.tasks import Task
 from policy_server.policy import ActionChunk, PolicySpec
 from rl.trial import TruthJudge, evaluate_policy, play_trial
@@ -36,6 +36,7 @@ class FakeEnv:
     reached: set[int]
     events: dict[int, list[str]] = field(default_factory=dict)
     stuck_at: str = ""
+    stopped_at: int | None = None
 
     def __post_init__(self):
         self.scene, self.seeds, self.actions = FakeScene(self.reached), [], []
@@ -47,18 +48,26 @@ class FakeEnv:
         if self.stuck_at == "start":
             raise ArmStuckError("held by a hand")
         self.seeds.append(seed)
-        return {"at": np.zeros(1, np.float32)}, {}
+        return {"at": np.zeros(1, np.float32)}, self.info()
 
     def step(self, action):
         self.actions.append(action)
         self.scene.step += 1
         self.arm.clock.time += 0.1
         step = self.scene.step
-        commands = [SimpleNamespace(events=self.events.get(step, []))]
-        info = {"sensed": SimpleNamespace(commands=commands)}
-        return {"at": np.full(1, step, np.float32)}, 0.0, False, step >= 20, info
+        stopped = ArmStopped("a key was pressed") if step == self.stopped_at else None
+        late = step >= 20 or stopped is not None
+        return {"at": np.full(1, step, np.float32)}, 0.0, False, late, self.info(stopped)
+
+    def info(self, stopped=None):
+        commands = [SimpleNamespace(events=self.events.get(self.scene.step, []))]
+        seen = SimpleNamespace(stamp=self.arm.clock.time)
+        sensed = SimpleNamespace(commands=commands, observation=seen, stopped=stopped)
+        return {"sensed": sensed}
 
     def look_after(self):
+        if self.stopped_at:
+            raise ArmStopped("a key was pressed")
         if self.stuck_at == "park":
             raise ArmStuckError("held by a hand")
 
@@ -105,6 +114,11 @@ def test_an_arm_that_cannot_park_alone_was_not_gentle():
 def test_an_arm_that_does_not_get_to_its_start_has_failed():
     trial = play(FakeEnv(reached=set(range(21)), stuck_at="start"))
     assert (trial.success, trial.end, trial.gentle) == (False, "stuck", False)
+
+
+def test_a_trial_that_the_arm_s_stop_cuts_short_has_failed():
+    trial = play(FakeEnv(reached=set(range(3, 30)), stopped_at=5))
+    assert (trial.success, trial.end, trial.gentle) == (False, "stopped", False)
 
 
 def test_a_joint_held_back_for_more_than_a_second_is_not_gentle():
