@@ -1,0 +1,158 @@
+"""Try to break every promise of safety and durability, and print what was measured.
+
+`python -m ops.safety quick=1 json=path only=S1,S2`; a row says `pass` only at full n. `json=` adds
+to what the file holds, so that rows can be measured one after the other; `docs=1` writes
+`docs/safety.md` from `docs/results/safety.json` and measures nothing.
+"""
+
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+import structlog
+
+from ops.safety_checks.effort import Effort, say
+from ops.safety_checks.page import page, terminal_table
+from ops.safety_checks.row import Row
+from rl.evaluate import git_revision
+from robot.words import UsageError, parse_words
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = Path("docs/results/safety.json"), Path("docs/safety.md")
+KNOWN = {"quick": "0", "json": "", "only": "", "seed": "0", "jobs": "", "most": "", "docs": "0"}
+
+type Check = Callable[[Effort], Sequence[Row]]
+
+
+CHECKS = (
+    ("S1 S2", "guard", "limits_and_volumes"),
+    ("S3", "guard", "illegal_starts"),
+    ("S4", "guard", "nonsense"),
+    ("S5", "guard", "stale"),
+    ("S5 S6", "process", "silence"),
+    ("S7", "process", "stops"),
+    ("S8", "process", "takeovers"),
+    ("S9", "process", "first_commands"),
+    ("S10", "process", "troubles"),
+    ("S11", "process", "losses"),
+    ("S11", "frames", "bad_frames"),
+    ("S1 S6 S7 S12 R4", "wires", "real_processes"),
+    ("R1", "durability", "kill_writers"),
+    ("R2", "durability", "cut_power"),
+    ("R3", "learning", "kill_savers"),
+    ("R5", "services", "rewarder_away"),
+    ("R6", "services", "nonsense_scores"),
+    ("R7", "services", "disk_full"),
+)
+"""The promises that a check tries, its module, which is imported for it alone, and its name."""
+
+
+def check_of(module: str, name: str) -> Check:
+    """Return a check."""
+    return getattr(import_module(f"ops.safety_checks.{module}"), name)
+
+
+def measure(effort: Effort, only: frozenset[str]) -> list[Row]:
+    """Run the checks of the promises in `only`, all if it is empty; say each row when known."""
+    rows: list[Row] = []
+    circumstances = {
+        "seed": effort.seed,
+        "quick": effort.quick,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "revision": git_revision(),
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+    }
+    for ids, module, name in CHECKS:
+        if only and not only & set(ids.split()):
+            continue
+        began = time.monotonic()
+        rows_of = check_of(module, name)
+        found = [row for row in rows_of(effort) if not only or row.id in only]
+        took = round(time.monotonic() - began, 1)
+        for row in found:
+            say(f"{row.verdict:12} {row.id:4} {row.missing or row.measured}  [{took:g} s]")
+            rows.append(replace(row, circumstances={**circumstances, "seconds": took}))
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a results file, none where there is no file."""
+    if not path.is_file():
+        return []
+    return [Row.from_json(stored) for stored in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Put rows into a results file in place of those of the same promise; return all it holds."""
+    measured = {(row.id, row.promise) for row in rows}
+    kept = [row for row in read_rows(path) if (row.id, row.promise) not in measured]
+    merged = sorted([*kept, *rows], key=lambda row: (row.id[0] != "S", int(row.id[1:])))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([row.to_json() for row in merged], indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
+    return merged
+
+
+def main(words: Sequence[str], root: Path = ROOT) -> int:
+    """Measure and print; return the exit code: 1 where a promise does not hold."""
+    try:
+        given = parse_words(words, known=KNOWN)
+        effort_of = _settings(given)
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if given["docs"] == "1":
+        (root / PAGE).write_text(page(read_rows(root / RESULTS)), encoding="utf-8")
+        say(f"{PAGE}: written from {RESULTS}")
+        return 0
+    # What the parts log while they are being broken is not news.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with tempfile.TemporaryDirectory(prefix="safety-") as folder:
+        effort = Effort(folder=Path(folder), **effort_of)  # pyright: ignore[reportArgumentType]
+        rows = measure(effort, frozenset(filter(None, given["only"].upper().split(","))))
+    say(terminal_table(rows))
+    if given["json"]:
+        write_rows(Path(given["json"]), rows)
+        say(f"{given['json']}: written")
+    return int(any(row.verdict == "FAIL" for row in rows))
+
+
+def _settings(given: Mapping[str, str]) -> dict[str, object]:
+    """Return what the words say of the effort; raise `UsageError`."""
+    numbers: dict[str, int | None] = {}
+    for name in ("seed", "jobs", "most"):
+        if not given[name]:
+            numbers[name] = None
+        elif given[name].isdigit():
+            numbers[name] = int(given[name])
+        else:
+            raise UsageError(f"{name}={given[name]!r}; expected a whole number")
+    unknown = set(filter(None, given["only"].upper().split(","))) - known_ids()
+    if unknown:
+        raise UsageError(f"only={min(unknown)}; expected some of {','.join(sorted(known_ids()))}")
+    return {
+        "quick": given["quick"] not in ("", "0"),
+        "seed": numbers["seed"] or 0,
+        "jobs": numbers["jobs"] or os.cpu_count() or 1,
+        "most": numbers["most"],
+    }
+
+
+def known_ids() -> set[str]:
+    """Return the names of all promises that are tried here."""
+    return {f"S{number}" for number in range(1, 13)} | {f"R{number}" for number in range(1, 8)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

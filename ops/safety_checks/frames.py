@@ -1,0 +1,153 @@
+"""S11 on the wire: what the real driver makes of statuses that are flipped, doubled, late, lost."""
+
+import itertools
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import scservo_sdk  # pyright: ignore[reportMissingTypeStubs]
+
+from ops.safety_checks.bench import SetClock
+from ops.safety_checks.effort import Effort
+from ops.safety_checks.row import MOST_EXAMPLES, Row
+from robot.arm import JOINTS
+from robot.arm_config import ROOT
+from robot.emulator.bus_faults import BusFault, BusFaults
+from robot.emulator.emulated_arm import MOUNTS, read_calibration
+from robot.emulator.encoders import Encoders
+from robot.emulator.servo import Register, Servo
+from robot.emulator.servo_bus import ServoBus
+from robot.process.so101 import LostReply, So101
+
+CALIBRATION = ROOT / "conf" / "calibration" / "emulated.json"
+CHANCES = {"flipped": 0.02, "duplicated": 0.01, "lost": 0.005, "late": 0.005, "echo": 0.02}
+"""How often each status (an echo: each request) is hit."""
+BLOCK = 5000
+
+
+class MemoryPort:
+    """A serial port whose other end is six emulated servos in this process; nothing waits."""
+
+    def __init__(self, bus: ServoBus, rng: np.random.Generator) -> None:
+        """Connect to a bus; late bytes come before or after the next question."""
+        self._bus, self._rng = bus, rng
+        self._heard, self._late = bytearray(), bytearray()
+        self.ser = self
+        self.is_using = False
+        self.tx_time_per_byte = 0.01
+        self.replies = 0
+
+    def reset_input_buffer(self) -> None:
+        """Forget what has come in; some of what is late arrives only after that."""
+        self._heard.clear()
+        if self._rng.random() < 0.5:
+            self._late.clear()
+
+    def writePort(self, packet: Any) -> int:  # noqa: ANN401, N802 - the SDK's
+        """Ask the servos."""
+        self._heard += self._late
+        self._late.clear()
+        for reply in self._bus.feed(bytes(packet)):
+            self.replies += 1
+            (self._late if reply.delay_s else self._heard).extend(reply.data)
+        return len(packet)
+
+    def readPort(self, length: int) -> list[int]:  # noqa: N802 - the SDK's
+        """Return up to `length` bytes."""
+        data = list(self._heard[: max(0, length)])
+        del self._heard[: len(data)]
+        return data
+
+    def isPacketTimeout(self) -> bool:  # noqa: N802 - the SDK's
+        """Return whether nothing more will come."""
+        return not self._heard
+
+    def setPacketTimeout(self, length: int) -> None:  # noqa: N802 - the SDK's
+        """Do nothing: nothing waits."""
+
+    def clearPort(self) -> None:  # noqa: N802 - the SDK's
+        """Do nothing: what was sent has arrived."""
+
+
+class _OnMemory(So101):
+    """The real arm's driver on a port in memory."""
+
+    memory: MemoryPort
+
+    def _open(self) -> None:
+        sdk = cast("Any", scservo_sdk)
+        self._bus = SimpleNamespace(
+            port_handler=self.memory, packet_handler=sdk.PacketHandler(0), is_connected=False
+        )
+
+
+def bad_frames(effort: Effort) -> list[Row]:
+    """S11: no pose that the driver accepts differs from what the servos had said."""
+    frames = effort.count(quick=30_000, full=1_000_000)
+    rng = np.random.default_rng([effort.seed, 111])
+    servos, bus = _servos(effort.seed)
+    clock, encoders = SetClock(), Encoders.load(CALIBRATION, "arm01")
+    port = _OnMemory.memory = MemoryPort(bus, rng)
+    arm = _OnMemory(
+        arm_id="arm01", port="memory", calibration=CALIBRATION,
+        lock=effort.folder / "memory.lock", clock=clock.now,
+    )  # fmt: skip
+    for kind, chance in CHANCES.items():
+        bus.faults.add(BusFault(kind=kind, probability=chance))
+    wrong: list[str] = []
+    accepted = lost = old = 0
+    pose, before = rng.uniform(-40, 40, 6), np.full(6, np.nan)
+    for read in itertools.count():
+        if port.replies >= frames:
+            break
+        pose = np.clip(pose + rng.uniform(-2, 2, 6), -60, 60)
+        for servo, degrees in zip(servos, pose, strict=True):
+            servo.sense(degrees=float(degrees), speed=0.0, load=0.1)
+        clock.time += 0.02
+        truth = encoders.joints(_said(servos))
+        try:
+            found = arm.joint_pos()
+        except LostReply:
+            lost += 1
+        else:
+            accepted += 1
+            right = np.isclose(found, truth, atol=1e-9)
+            stale = ~right & np.isclose(found, before, atol=1e-9)
+            old += int(stale.sum())
+            if not (right | stale).all():
+                wrong.append(f"seed={effort.seed} read {read}: {found - truth}")
+        before = truth
+    arm.close()
+    struck = ", ".join(f"{kind} {count:,}" for kind, count in bus.faults.struck.items() if count)
+    row = Row(
+        id="S11",
+        promise="a status with a bad checksum, or of another question, is never taken for a pose",
+        asked="0 in 1,000,000 frames",
+        measured=f"{len(wrong)} wrong poses of {accepted:,} accepted ({lost:,} reads refused; "
+        f"{struck})",
+        trials=port.replies,
+        full=1_000_000,
+        broken=len(wrong),
+        how="The real driver reads six emulated servos over a port in memory whose statuses are "
+        "flipped in one bit, doubled, lost, late or echoed; each pose it accepts is compared with "
+        "what the servos had said.",
+        noise=f"{old:,} joints of a read were one question (20 ms) old: a late reply that comes "
+        "between a question and its answer looks like the answer",
+        examples=tuple(wrong[:MOST_EXAMPLES]),
+    )
+    return [row]
+
+
+def _servos(seed: int) -> tuple[list[Servo], ServoBus]:
+    stored = read_calibration(CALIBRATION)
+    servos = [
+        Servo(index, mount=mount, calibration=stored[joint])
+        for index, (joint, mount) in enumerate(zip(JOINTS, MOUNTS, strict=True), 1)
+    ]
+    return servos, ServoBus(servos, BusFaults(seed))
+
+
+def _said(servos: list[Servo]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the ticks that each servo answers, as if nothing happened on the wire."""
+    words = [servo.read(Register.PRESENT_POSITION, 2) for servo in servos]
+    return np.array([int.from_bytes(word, "little") & 0x7FFF for word in words], np.float64)

@@ -1,0 +1,282 @@
+"""The table's rules, and that a check fails where what it checks is broken."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ops import safety
+from ops.safety_checks import durability, guard, process, services
+from ops.safety_checks.effort import Effort
+from ops.safety_checks.judge import Judge, Rules
+from ops.safety_checks.page import page
+from ops.safety_checks.row import Row, not_measured, percentile
+from robot import sealed
+from robot.guard import Command, Guard
+from robot.process.arm_process import ArmProcess
+from robot.process.heartbeat import Heartbeats
+from robot.process.motion import Motion
+
+RULES = Rules.load(guard.SAFETY)
+
+
+@pytest.fixture
+def effort(tmp_path):
+    return Effort(folder=tmp_path, most=100)
+
+
+def row(**changes):
+    settings = {
+        "id": "S1",
+        "promise": "no harm",
+        "asked": "0",
+        "measured": "0",
+        "trials": 100,
+        "full": 100,
+        "broken": 0,
+        "how": "by hand",
+    }
+    return Row(**{**settings, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "pass"),
+        ({"trials": 99}, "pass so far"),
+        ({"broken": 1}, "FAIL"),
+        ({"trials": 99, "broken": 1}, "FAIL"),
+        ({"trials": 0}, "not measured"),
+        ({"missing": "no disk"}, "not measured"),
+    ],
+)
+def test_only_full_n_without_a_failure_passes(changes, verdict):
+    assert row(**changes).verdict == verdict
+
+
+def test_a_row_says_which_rate_of_failure_is_excluded():
+    assert row(trials=3000, full=5000).bound == "3,000 of 5,000 (0.001)"
+    assert row(broken=2).bound == "100 (2 broken)"
+
+
+def test_rows_that_are_measured_again_replace_the_stored_ones(tmp_path):
+    path = tmp_path / "safety.json"
+    safety.write_rows(path, [row(), row(id="R1", promise="nothing lost")])
+    safety.write_rows(path, [row(broken=3), not_measured("S12", "it holds", "0", why="no arm")])
+    assert [(found.id, found.verdict) for found in safety.read_rows(path)] == [
+        ("S1", "FAIL"),
+        ("S12", "not measured"),
+        ("R1", "pass"),
+    ]
+
+
+def test_the_page_says_verdict_method_and_failures():
+    text = page([row(), row(id="S2", broken=1, examples=("seed=3 part 4",))])
+    assert "| S1 | no harm | 0 | 0 | 100 of 100 (0.03) | - | pass |" in text
+    assert "- **S1** (no harm): by hand" in text
+    assert "- S2: `seed=3 part 4`" in text
+
+
+@pytest.mark.parametrize("words", [["fast=1"], ["seed=x"], ["only=S99"]])
+def test_words_that_mean_nothing_are_refused(words, capsys):
+    assert safety.main(words) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_exit_code_and_the_file_tell_of_a_broken_promise(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(safety, "CHECKS", [("S1", "", "")])
+    monkeypatch.setattr(safety, "check_of", lambda *_: lambda _: [row(broken=1)])
+    path = tmp_path / "out.json"
+    assert safety.main([f"json={path}"]) == 1
+    assert json.loads(path.read_text())[0]["verdict"] == "FAIL"
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_the_docs_are_written_from_the_committed_results(tmp_path, capsys):
+    (tmp_path / "docs").mkdir()
+    safety.write_rows(tmp_path / safety.RESULTS, [row()])
+    assert safety.main(["docs=1"], root=tmp_path) == 0
+    assert "| S1 | no harm |" in (tmp_path / safety.PAGE).read_text()
+
+
+def test_a_percentile_is_a_value_that_was_measured():
+    values = [float(value) for value in range(1, 1001)]
+    assert (percentile(values, 0.5), percentile(values, 0.999)) == (500.0, 999.0)
+
+
+# The judge
+
+
+def test_the_judge_puts_the_tool_where_mujoco_does():
+    judge, rng = Judge(RULES), np.random.default_rng(0)
+    poses = rng.uniform(RULES.lower, RULES.upper, (50, 6))
+    assert judge.disagreement(poses, judge.tools(poses)) < 1e-9
+
+
+def test_the_judges_quick_look_finds_what_the_exact_one_finds():
+    judge, rng = Judge(RULES), np.random.default_rng(1)
+    poses = rng.uniform(RULES.lower, RULES.upper, (200, 6))
+    exact, quick = judge.violations(poses).max(1), judge.worst(poses)
+    outside = exact > 0
+    assert outside.any()
+    np.testing.assert_allclose(quick[outside], exact[outside])
+    assert (quick[~outside] <= 0).all()
+
+
+# Checks that hold, and the same on something broken
+
+
+class Passing(Guard):
+    """A guard that lets everything pass."""
+
+    def check(self, proposal, *, last, measured, dt, age_s=0.0):
+        wanted = np.resize(np.asarray(proposal, float), 6)
+        return Command(joint_target=wanted, events=())
+
+
+class Spaceless(Guard):
+    """A guard that knows no boxes and no table."""
+
+    def _shorten(self, target, *, last):
+        return target, []
+
+
+class Clipping(Guard):
+    """A guard that clips what is no number, as `np.clip` does, and asks nothing of its age."""
+
+    def _refusal(self, proposal, *, measured, dt, age_s):
+        return None
+
+    def _clamp(self, wanted, *, last, measured, dt):
+        return super()._clamp(np.nan_to_num(wanted), last=last, measured=measured, dt=dt)
+
+
+def verdicts(rows):
+    return {found.id: found.verdict for found in rows}
+
+
+def test_the_guard_keeps_its_promises_in_a_few_trials(effort):
+    found = [*guard.limits_and_volumes(effort), *guard.nonsense(effort), *guard.stale(effort)]
+    assert set(verdicts(found).values()) == {"pass so far"}
+
+
+def test_a_guard_that_lets_everything_pass_breaks_limits_and_volumes(effort):
+    assert verdicts(guard.limits_and_volumes(effort, Passing)) == {"S1": "FAIL", "S2": "FAIL"}
+
+
+def test_a_guard_without_volumes_is_found_out(effort):
+    found = guard.limits_and_volumes(effort, Spaceless)
+    assert verdicts(found) == {"S1": "pass so far", "S2": "FAIL"}
+    assert "part 0 command" in found[1].examples[0]
+
+
+def test_a_guard_without_volumes_makes_illegal_starts_worse(tmp_path):
+    few = Effort(folder=tmp_path, most=10)
+    assert verdicts(guard.illegal_starts(few)) == {"S3": "pass so far"}
+    assert verdicts(guard.illegal_starts(few, Spaceless)) == {"S3": "FAIL"}
+
+
+def test_a_guard_that_clips_instead_of_refusing_is_found_out(effort):
+    assert verdicts(guard.stale(effort, Clipping)) == {"S5": "FAIL"}
+
+
+def test_a_guard_that_takes_anything_fails_on_nonsense(effort, monkeypatch):
+    monkeypatch.setattr("robot.guard._malformed", lambda proposal: None)
+    monkeypatch.setattr(Guard, "_clamp", lambda self, wanted, **_: (np.zeros(6), []))
+    monkeypatch.setattr("robot.guard.cast", lambda _, value: np.zeros(6))
+    assert verdicts(guard.nonsense(effort)) == {"S4": "FAIL"}
+
+
+def test_the_process_keeps_its_promises_in_a_few_trials(tmp_path):
+    few = Effort(folder=tmp_path, most=6)
+    checks = (
+        process.silence,
+        process.stops,
+        process.takeovers,
+        process.first_commands,
+        process.troubles,
+        process.losses,
+    )
+    found = [found for check in checks for found in check(few)]
+    assert [(r.id, r.examples) for r in found if r.verdict != "pass so far"] == []
+
+
+def test_a_process_that_hears_heartbeats_for_ever_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(Heartbeats, "silence", lambda self, **_: 0.0)
+    found = process._hold(Effort(folder=tmp_path, most=2))
+    assert found.verdict == "FAIL"
+
+
+def test_a_stop_that_is_not_latched_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(ArmProcess, "_require", lambda self, mode, **_: None)
+    assert verdicts(process.stops(Effort(folder=tmp_path, most=10))) == {"S7": "FAIL"}
+
+
+def test_a_first_command_that_jumps_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(Motion, "latch", lambda self, pose: None)
+    assert verdicts(process.first_commands(Effort(folder=tmp_path, most=4))) == {"S9": "FAIL"}
+
+
+def test_a_hand_back_without_a_blend_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(Motion, "blend", lambda self, now: None)
+    assert verdicts(process.takeovers(Effort(folder=tmp_path, most=6))) == {"S8": "FAIL"}
+
+
+def test_power_cuts_lose_nothing_that_was_flushed(effort):
+    few = Effort(folder=effort.folder, most=2)
+    assert verdicts(durability.cut_power(few)) == {"R2": "pass so far"}
+
+
+@pytest.mark.parametrize("forgotten", ["_flush", "_flush_folder"])
+def test_a_seal_that_forgets_a_flush_is_found_out(tmp_path, monkeypatch, forgotten):
+    monkeypatch.setattr(sealed, forgotten, lambda _: None)
+    assert verdicts(durability.cut_power(Effort(folder=tmp_path, most=2))) == {"R2": "FAIL"}
+
+
+def test_killed_writers_lose_nothing(tmp_path):
+    assert verdicts(durability.kill_writers(Effort(folder=tmp_path, most=3))) == {
+        "R1": "pass so far"
+    }
+
+
+class Trusting(services.RemoteReward):
+    """A client that takes a status of 200 for a score."""
+
+    def score(self, clip):
+        status, _ = self._post("/score", b'{"stamps": [0, 1, 2]}')
+        if status != 200:
+            raise services.NoScore("no")
+
+
+def test_nonsense_of_a_rewarder_is_no_score_and_a_trusting_client_is_found_out(tmp_path):
+    few = Effort(folder=tmp_path, most=20)
+    assert verdicts(services.nonsense_scores(few)) == {"R6": "pass so far"}
+    assert verdicts(services.nonsense_scores(few, Trusting)) == {"R6": "FAIL"}
+
+
+def test_a_small_disk_is_filled_or_said_not_to_be_had(tmp_path):
+    (found,) = services.disk_full(Effort(folder=tmp_path, most=2))
+    expected = {"pass so far", "not measured"} if os.name == "posix" else {"not measured"}
+    assert found.verdict in expected, found.examples
+
+
+def test_every_promise_of_the_table_has_a_check():
+    tried = {row_id for ids, _, _ in safety.CHECKS for row_id in ids.split()}
+    assert tried == safety.known_ids()
+
+
+def test_every_check_is_where_the_table_says():
+    folder = Path(safety.__file__).with_name("safety_checks")
+    missing = [
+        name
+        for _, module, name in safety.CHECKS
+        if f"def {name}(" not in (folder / f"{module}.py").read_text()
+    ]
+    assert missing == []
+
+
+def test_the_committed_results_can_be_read():
+    path = Path(safety.ROOT / safety.RESULTS)
+    assert all(found.id in safety.known_ids() for found in safety.read_rows(path))
