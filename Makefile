@@ -9,12 +9,17 @@ unexport goal
 help: ## List what make can do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-setup: .venv/.ready ## Install what training and tests need into .venv
+setup: .venv/.ready ## Install what training on simulated arms needs into .venv
+
+setup-arm: .venv/.ready-arm ## Add LeRobot's driver, cameras and datasets, for arms on a bus
 
 .venv/.ready: uv.lock pyproject.toml ops/setup.sh
 	@sh ops/setup.sh
 
-train-rl: setup ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN)
+.venv/.ready-arm: uv.lock pyproject.toml ops/setup.sh
+	@sh ops/setup.sh arm
+
+train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN)
 	@$(launch) rl.train
 
 evaluate: setup ## Count successes of a run on fresh episodes (RUN=runs/… episodes=200)
@@ -32,8 +37,65 @@ relabel: setup ## Give the stored episodes of a run a reward again (RUN=runs/…
 serve-rewarder: setup ## Serve the reward model (REWARDER_PORT=18080)
 	@$(launch) rewarder.server
 
-run-arm: setup ## Run one arm's worker without Ray (ARM_ID=arm01 LEARNER_URL=…)
+run-arm: $(if $(filter emulated real,$(arm)),setup-arm,setup) ## Run one arm's worker without Ray (ARM_ID=arm01 LEARNER_URL=…)
 	@$(launch) rl.actor
+
+emulate: setup-arm ## Emulate the servos of arms on pseudo-terminals, moved by the simulated arm (ARMS=4)
+	@$(launch) robot.emulator.emulate ARMS
+
+arm: setup-arm ## Run the process that owns one arm: guard, modes, cameras, address (ARM_ID=arm01)
+	@$(launch) robot.process.daemon ARM_ID
+
+doctor: setup-arm ## Say what is wrong with this set-up, and the line that mends it (ARM_ID=arm01)
+	@$(launch) robot.doctor.main ARM_ID JSON
+
+calibrate: setup-arm ## Calibrate an arm by hand, joint by joint (ARM_ID=arm01)
+	@$(launch) robot.doctor.calibrate ARM_ID
+
+dashboard: setup-arm ## Show arms, cameras, safety state and learning in a browser (ARMS=arm01,arm02)
+	@$(launch) rl.live_dashboard ARMS
+
+takeover: setup-arm ## Move an arm by hand: keyboard, gamepad or leader arm (ARM_ID=arm01 device=keyboard)
+	@$(launch) robot.teleop.takeover ARM_ID
+
+home: setup-arm ## Move an arm to where its episodes start (ARM_ID=arm01 dataset=…)
+	@do=home $(launch) robot.teleop.motions ARM_ID do
+
+park: setup-arm ## Fold an arm to rest and switch its torque off (ARM_ID=arm01)
+	@do=park $(launch) robot.teleop.motions ARM_ID do
+
+jog: setup-arm ## Move an arm joint by joint (ARM_ID=arm01)
+	@do=jog $(launch) robot.teleop.motions ARM_ID do
+
+record: setup-arm ## Record episodes of a person into a dataset (ARM_ID=arm01 goal="…" dataset=…)
+	@$(launch) robot.recording.record ARM_ID
+
+record-scripted: setup-arm ## Record the scripted expert on a simulated arm (goal="…" dataset=…)
+	@$(launch) rl.record_scripted
+
+dataset-export: setup-arm ## Write a dataset from its journal (dataset=… actions=absolute)
+	@$(launch) robot.recording.dataset
+
+dataset-check: setup-arm ## Say what is wrong with a dataset, and how well its arm moved (dataset=…)
+	@$(launch) robot.recording.dataset_check JSON
+
+dataset-repair: setup-arm ## Build a dataset again from its journal (dataset=…)
+	@$(launch) robot.recording.dataset_repair
+
+hf-login: setup-arm ## Log in to the Hugging Face hub
+	@do=login $(launch) robot.recording.hub do
+
+hub-push: setup-arm ## Show what a push of a dataset would upload; really=yes does it (dataset=… repo=…)
+	@do=push $(launch) robot.recording.hub do
+
+nightly-copy: ## Copy recordings to the GPU host (GPU_HOST=user@host GPU_FOLDER=…)
+	@sh ops/nightly_copy.sh
+
+safety: setup-arm ## Measure every promise of safety, and print them as a table (QUICK=1 JSON=…)
+	@$(launch) ops.safety QUICK JSON
+
+chaos: setup-arm ## Four emulated arms under faults and evil policies, judged (MINUTES=10 SEED=7)
+	@$(launch) ops.chaos MINUTES SEED ARMS
 
 calibrate-camera: setup ## Find where a camera stands, from a ChArUco board (ARGS=--help)
 	@$(launch) ops.calibrate_camera
@@ -53,10 +115,10 @@ mac-bootstrap: setup ## Set up a Mac beside an arm, and check that its GPU works
 gpu-bootstrap: setup ## Set up an NVIDIA host for the large models, and check that CUDA works
 	@.venv/bin/python -m ops.bootstrap gpu
 
-test: setup ## Run the tests (ARGS="-k guard")
+test: setup-arm ## Run the tests (ARGS="-k guard")
 	@OMP_NUM_THREADS=1 $(launch) pytest
 
-lint: setup ## Check format, style, types, import rules, dependencies and spelling
+lint: setup-arm ## Check format, style, types, import rules, dependencies and spelling
 	@.venv/bin/python -m ops.lint
 
 check: lint test ## Run lint, then the tests
@@ -65,5 +127,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup train-rl evaluate report ab relabel serve-rewarder run-arm calibrate-camera tune-colours bench \
-	results-table mac-bootstrap gpu-bootstrap test lint check clean
+.PHONY: help setup setup-arm train-rl evaluate report ab relabel serve-rewarder run-arm emulate arm doctor calibrate \
+	dashboard takeover home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push \
+	nightly-copy safety chaos calibrate-camera tune-colours bench results-table mac-bootstrap gpu-bootstrap test lint \
+	check clean

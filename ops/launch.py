@@ -23,7 +23,9 @@ DRAWING_MODULES = (
     "rl.ab",
     "rl.actor",
     "rl.evaluate",
+    "rl.record_scripted",
     "rl.train",
+    "robot.emulator.emulate",
 )
 """Modules that draw the simulated arm."""
 COMMON_WORDS = ("ARGS", "SHOW")

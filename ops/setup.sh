@@ -1,5 +1,7 @@
 #!/bin/sh
 # Makes .venv from uv.lock with nothing but uv, or Python 3.12; `make` runs it when the lock has changed.
+# sh ops/setup.sh          what training on simulated arms needs
+# sh ops/setup.sh arm      and LeRobot's driver, cameras and datasets
 set -eu
 cd "$(dirname "$0")/.."
 unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONPATH PYTHONHOME || true
@@ -34,6 +36,7 @@ if [ ! -e .venv/.ready ]; then
 fi
 find_uv
 # --inexact keeps what mac-bootstrap and gpu-bootstrap have added.
-UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300} "$uv" sync --frozen --inexact --extra train ||
+# shellcheck disable=SC2086
+UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300} "$uv" sync --frozen --inexact --extra train ${1:+--extra $1} ||
     fail "packages could not be installed; once that is mended, make goes on from there"
-touch .venv/.ready
+touch .venv/.ready ${1:+.venv/.ready-$1}

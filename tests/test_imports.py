@@ -35,10 +35,13 @@ def test_nothing_of_ours_reads_pickles():
 
 @pytest.mark.parametrize("package", ["robot", "envs"])
 def test_an_arm_and_its_environment_load_without_torch(package):
+    # LeRobot's own drivers import it.
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in SOURCES
-        if path.is_relative_to(ROOT / package) and path.name != "__init__.py"
+        if path.is_relative_to(ROOT / package)
+        and path.name != "__init__.py"
+        and not any(name.split(".")[0] == "lerobot" for name in imports(path))
     ]
     check = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True, timeout=60)

@@ -12,7 +12,9 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = {
     "help", "setup", "test", "check", "lint", "train-rl", "evaluate", "report", "ab", "relabel",
     "serve-rewarder", "run-arm", "bench", "calibrate-camera", "tune-colours", "mac-bootstrap",
-    "gpu-bootstrap", "results-table", "clean",
+    "gpu-bootstrap", "results-table", "clean", "setup-arm", "emulate", "arm", "doctor", "dashboard",
+    "takeover", "home", "park", "jog", "record", "record-scripted", "dataset-export", "calibrate",
+    "dataset-check", "dataset-repair", "hf-login", "hub-push", "nightly-copy", "safety", "chaos",
 }  # fmt: skip
 GOALS = [
     "Put the green cube in the blue bowl.",
@@ -33,7 +35,7 @@ def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         if not name.startswith("MAKE") and name not in {"ARGS", "JSON", "RUN", "A", "B"}
     }
     # -o: the environment that these tests run in is there, so make need not set it up.
-    command = [shutil.which("make") or "make", "-o", "setup", *words]
+    command = [shutil.which("make") or "make", "-o", "setup", "-o", "setup-arm", *words]
     return subprocess.run(
         command,
         cwd=ROOT,
