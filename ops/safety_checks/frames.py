@@ -14,9 +14,9 @@ from robot.arm import JOINTS
 from robot.arm_config import ROOT
 from robot.emulator.bus_faults import BusFault, BusFaults
 from robot.emulator.emulated_arm import MOUNTS, read_calibration
-from robot.emulator.encoders import Encoders
 from robot.emulator.servo import Register, Servo
 from robot.emulator.servo_bus import ServoBus
+from robot.process.encoders import Encoders
 from robot.process.so101 import LostReply, So101
 
 CALIBRATION = ROOT / "conf" / "calibration" / "emulated.json"

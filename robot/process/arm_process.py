@@ -255,14 +255,13 @@ class ArmProcess:
         self._lost = 0
         self._measured, self._measured_at = measured, now
         self._still.update(measured, now)
+        before, self._health = self._health, self._arm.health()
         if not self._has_torque:
             return
-        sent = self._motion.sent
+        sent, health = self._motion.sent, self._health
         for sentence in self._envelope.update(now, commanded=sent, achieved=measured):
             self._fault(sentence)
-        health = self._arm.health()
-        if health is not None and health is not self._health:
-            self._health = health
+        if health is not None and health is not before:
             trouble = self._watch.update(now, health, commanded=sent, achieved=measured)
             if trouble is not None:
                 self._stop(trouble)

@@ -174,6 +174,9 @@ def _add_controls(app: FastAPI, process: ArmProcess) -> None:
         except (ValueError, RecursionError) as error:
             message = str(error) if isinstance(error, MessageError) else "the body is no JSON"
             raise RefusedError(422, "invalid", message) from error
+        if wanted in {Mode.RUN, Mode.TAKEOVER}:
+            sentence = "who drives must be heard of 20 times a second: ask by the WebSocket"
+            raise RefusedError(409, "mode_refused", sentence)
         return {"mode": process.request(wanted, client="http").value}
 
 

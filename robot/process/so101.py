@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from robot.arm import JOINTS, Joints
 from robot.camera import Frame
-from robot.emulator.encoders import Encoders, Replies, positions, servo_health
+from robot.process.encoders import Encoders, Replies, positions, servo_health
 from robot.process.port import PortLock, resolve_port
 from robot.process.servos import ArmUnusable, LostReply, ServoHealth
 

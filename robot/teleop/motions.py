@@ -25,6 +25,8 @@ SPEED, JOG_SPEED = 45.0, 15.0
 PERIOD_S, SETTLE_S = 0.05, 2.0
 ARRIVED, SINGLE_ARRIVED = 4.0, 2.0
 """A compliant arm sags: a pose is reached when every joint is this near, degrees."""
+LIMP = 25.0
+"""This near its park pose an arm without torque may have sunk onto itself, degrees."""
 WORDS = {"do": "home", "arm_id": "arm01", "dataset": "", "joint": "", "by": ""}
 
 
@@ -46,13 +48,20 @@ def start_pose(episodes: Journal) -> Joints:
     return frozen(np.median(starts, axis=0))
 
 
-def go(arm: SafeArm, goal: Joints, *, speed: float = SPEED, period_s: float = PERIOD_S) -> None:
-    """Move to a pose, shape (6,), on a way that is free; or raise `NotThere`."""
+def go(arm: SafeArm, goal: Joints, *, park: Joints, period_s: float = PERIOD_S) -> None:
+    """Move to a pose, shape (6,), on a way that is free; or raise `NotThere`.
+
+    An arm that has sunk onto itself where it was parked, at `park`, goes back there first: its
+    wrist would hook into the shoulder otherwise.
+    """
     start = arm.observe(frames=False).joint_target
+    if np.abs(start - park)[:5].max() <= LIMP:
+        start = frozen([*park[:5], start[5]])
+        _follow(arm, start, speed=SPEED, period_s=period_s)
     # Backwards, the way that would park it at the start: it leaves a fold as it came into it.
     way = parking_way(Guard(arm.limits), goal, start) or [start]
     for pose in [*way[-2::-1], goal]:
-        _follow(arm, pose, speed=speed, period_s=period_s)
+        _follow(arm, pose, speed=SPEED, period_s=period_s)
     _settle(arm, goal, within=ARRIVED, period_s=period_s)
 
 
@@ -114,7 +123,7 @@ def home(arm: HumanArm, config: ArmConfig, words: Mapping[str, str]) -> str:
     """Go to the start pose."""
     dataset = words["dataset"]
     goal = start_pose(Journal(JOURNALS / dataset)) if dataset else config.start_pose
-    _with_arm(arm, lambda: go(arm, goal))
+    _with_arm(arm, lambda: go(arm, goal, park=config.park_pose))
     return f"{config.arm_id} is at its start pose"
 
 

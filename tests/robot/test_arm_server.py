@@ -116,10 +116,11 @@ def test_a_mode_is_asked_for_by_name(http):
     assert http.post("/mode", json={"mode": "HOLD"}).json() == {"mode": "HOLD"}
 
 
-def test_only_a_person_takes_over(http):
-    answer = http.post("/mode", json={"mode": "TAKEOVER"})
+@pytest.mark.parametrize("mode", ["RUN", "TAKEOVER"])
+def test_nobody_drives_who_is_not_heard_of_again(http, mode):
+    answer = http.post("/mode", json={"mode": mode})
     assert (answer.status_code, answer.json()["code"]) == (409, "mode_refused")
-    assert "only a person" in answer.json()["message"]
+    assert "WebSocket" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(

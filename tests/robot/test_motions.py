@@ -20,6 +20,7 @@ from tests.robot.recorded import make_episode
 
 LIMITS = SafetyLimits.load(Path(__file__).parents[2] / "conf" / "safety" / "default.yaml")
 START = frozen([8, -14, 10, 94, 90, 45])
+PARK = frozen([-80, -97, 92, 45, 90, 45])
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +36,13 @@ def arm(twin):
 
 def test_a_compliant_arm_goes_from_rest_to_its_start_pose_and_back(arm):
     for pose in (START, frozen(REST_POSE)):
-        go(arm, pose)
+        go(arm, pose, park=PARK)
         assert np.abs(arm.observe(frames=False).joint_pos - pose)[:5].max() <= 4.0
     assert arm.events["table"] == arm.events["tool_box"] == 0
 
 
 def test_a_jog_moves_one_joint_slowly(arm):
-    go(arm, START)
+    go(arm, START, park=PARK)
     before = arm.clock.now()
     pose = jog(arm, "shoulder_pan", 10.0)
     assert pose[0] == pytest.approx(START[0] + 10.0, abs=2.0)
@@ -56,7 +57,7 @@ def test_a_jog_past_the_end_of_a_joint_moves_nothing(arm):
 
 
 def test_a_joint_that_does_not_follow_is_named(arm, monkeypatch):
-    go(arm, START)
+    go(arm, START, park=PARK)
     stuck = arm._arm.joint_pos
 
     def joint_pos():
@@ -66,14 +67,14 @@ def test_a_joint_that_does_not_follow_is_named(arm, monkeypatch):
 
     monkeypatch.setattr(arm._arm, "joint_pos", joint_pos)
     with pytest.raises(NotThere, match="elbow_flex stays"):
-        go(arm, START + frozen([0, 0, 30, 0, 0, 0]))
+        go(arm, START + frozen([0, 0, 30, 0, 0, 0]), park=PARK)
 
 
 def test_an_arm_that_takes_no_commands_ends_the_motion(arm, monkeypatch):
     refused = Command(joint_target=START, events=(GuardEvent("refused", "mode:STOP"),))
     monkeypatch.setattr(arm, "command", lambda target, *, stamp: refused)
     with pytest.raises(NotThere, match="mode:STOP"):
-        go(arm, START)
+        go(arm, START, park=PARK)
 
 
 def test_home_is_where_most_episodes_began(tmp_path):
