@@ -2,7 +2,7 @@
 
 `python -m ops.safety quick=1 json=path only=S1,S2`; a row says `pass` only at full n. `json=` adds
 to what the file holds, so that rows can be measured one after the other; `docs=1` writes
-`docs/safety.md` from `docs/results/safety.json` and measures nothing.
+`docs/safety.md` from `docs/safety.json` and measures nothing.
 """
 
 import json
@@ -28,7 +28,7 @@ from rl.evaluate import git_revision
 from robot.words import UsageError, parse_words
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = Path("docs/results/safety.json"), Path("docs/safety.md")
+RESULTS, PAGE = Path("docs/safety.json"), Path("docs/safety.md")
 KNOWN = {"quick": "0", "json": "", "only": "", "seed": "0", "jobs": "", "most": "", "docs": "0"}
 
 type Check = Callable[[Effort], Sequence[Row]]

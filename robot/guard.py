@@ -17,6 +17,7 @@ PATH_POINTS = 9
 """Poses that are checked between the last command and the next, both included."""
 _TOLERANCE = 1e-12  # metres: the same pose computed twice is not worse than itself
 _TRIES = 3
+_SAME_POSE = 10.0  # degrees
 _GRIPPER = JOINTS.index("gripper")
 
 
@@ -151,6 +152,8 @@ class Guard:
             reason = "measured_not_finite"
         if reason is None and not (math.isfinite(dt) and dt >= 0.0):
             reason = "bad_interval"
+        if reason is None and _in_radians(cast("NDArray[np.float64]", proposal), measured):
+            reason = "radians"
         return reason
 
     def _clamp(
@@ -225,6 +228,18 @@ def _stays_below(allowed: NDArray[np.float64], found: NDArray[np.float64], *, be
     flat = np.maximum(0.5 * bend - np.abs(after - before), 0.0)
     bulge = flat * flat * (0.5 / bend) if bend > 0 else 0.0
     return bool((np.maximum(before, after) + bulge <= allowed).all())
+
+
+def _in_radians(proposal: NDArray[np.float64], measured: Joints) -> bool:
+    """Return whether a proposal is where the arm is once it is read as radians, and only then."""
+    goals, here = proposal[:_GRIPPER].tolist(), measured[:_GRIPPER].tolist()
+    if max(map(abs, goals)) > math.pi:
+        return False
+    poses = list(zip(goals, here, strict=True))
+    return (
+        max(abs(math.degrees(goal) - now) for goal, now in poses) <= _SAME_POSE
+        and max(abs(goal - now) for goal, now in poses) > 2 * _SAME_POSE
+    )
 
 
 def _malformed(proposal: object) -> str | None:

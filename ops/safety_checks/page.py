@@ -12,7 +12,7 @@ STYLES = {"pass": "green", "pass so far": "yellow", "FAIL": "bold red", "not mea
 HEAD = """\
 # What was measured of safety and durability
 
-Written by `make safety` from `docs/results/safety.json`: do not edit. Nothing here was measured on
+Written by `make safety` from `docs/safety.json`: do not edit. Nothing here was measured on
 a physical arm, and no certified safety function is claimed: the emergency stop of a real arm is a
 switch in the supply of its servos.
 

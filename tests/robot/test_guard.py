@@ -378,3 +378,19 @@ def test_a_compliant_arm_never_gets_a_command_past_its_limits():
         assert JUDGE.violations(command.joint_target).max() <= ROUNDING
         last = command.joint_target
         arm.clock.sleep_until(now + DT)
+
+
+def test_a_pose_in_radians_is_refused_and_says_so():
+    near = START + np.array([2, -3, 1, 4, -2, 10])
+    given = np.append(np.deg2rad(near[:5]), near[5])
+    command = GUARD.check(given, last=START, measured=START, dt=DT)
+    assert [str(event) for event in command.events] == ["refused:radians"]
+    np.testing.assert_array_equal(command.joint_target, START)
+
+
+def test_a_goal_near_the_middle_of_every_joint_is_in_degrees():
+    middle = frozen([1, -2, 3, 2, 1, 20])
+    command = GUARD.check(middle, last=START, measured=START, dt=DT)
+    assert {event.rule for event in command.events} <= {"step", "tool_box", "arm_box", "table"}
+    command = GUARD.check(middle, last=middle, measured=middle, dt=DT)
+    assert "refused" not in {event.rule for event in command.events}
