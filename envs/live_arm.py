@@ -7,21 +7,20 @@ from typing import Protocol
 import structlog
 
 from envs.homing import ArmStopped
-from robot.arm import JOINTS, Observation
+from robot.arm import Observation
 from robot.client import ArmUnavailable, Hello, LinkLost
 from robot.clock import Clock, WallClock
 from robot.guard import Command, SafeArm
 from robot.journal import End
 from robot.limits import SafetyLimits
-from robot.process.arm_state import ArmState, Mode
+from robot.process.arm_state import ArmState, Cause, Mode
 from robot.process.motion import BLEND_S
 
 log = structlog.get_logger(__name__)
 
+_QUIET = {Mode.HOLD, Mode.PARK, Mode.IDLE}
 _NOT_OBEYED = ("mode:", "driver:")
 """How reasons of a refusal begin that the next command would meet as well."""
-_ASKED, _SILENT = "asked for it", "was not heard of"
-"""Words in the reasons of a mode: somebody wanted it, or whoever drove fell silent."""
 
 
 class ArmLink(SafeArm, Protocol):
@@ -98,7 +97,7 @@ class LiveArm:
             state = link.state()
             runs = state.mode is Mode.RUN and self._is_ours
             # Whoever asked for RUN without driving has let it run, if only for a moment.
-            if runs or (state.mode is Mode.HOLD and _SILENT in state.reason):
+            if runs or (state.mode is Mode.HOLD and state.cause is Cause.SILENCE):
                 self._paused = None
             if not runs and (self._paused or state.mode not in {Mode.HOLD, Mode.IDLE}):
                 raise self._stopped(state)
@@ -143,7 +142,7 @@ class LiveArm:
 
     def _stopped(self, state: ArmState) -> ArmStopped:
         """Return why the arm takes no command."""
-        if state.mode in {Mode.HOLD, Mode.PARK, Mode.IDLE} and state.reason.endswith(_ASKED):
+        if state.mode in _QUIET and state.cause is Cause.ASKED:
             self._paused = self._paused or f"{state.mode}: {state.reason}"
         what, then = self._advice(state)
         return ArmStopped(f"{self._arm_id} {what}; {then}", end=_end(state, paused=self._paused))
@@ -166,7 +165,5 @@ def _end(state: ArmState, *, paused: str | None) -> End:
     if state.mode is Mode.TAKEOVER or paused:
         return "operator"
     if state.mode is Mode.STOP:
-        # The arm's own stops name the bus or the joint that is in trouble.
-        is_own = state.reason.startswith("bus:") or any(name in state.reason for name in JOINTS)
-        return "fault" if is_own else "operator"
+        return "fault" if state.cause is Cause.FAULT else "operator"
     return "lost_link"

@@ -232,10 +232,10 @@ def _stays_below(allowed: NDArray[np.float64], found: NDArray[np.float64], *, be
 
 def _in_radians(proposal: NDArray[np.float64], measured: Joints) -> bool:
     """Return whether a proposal is where the arm is once it is read as radians, and only then."""
-    goals, here = proposal[:_GRIPPER].tolist(), measured[:_GRIPPER].tolist()
-    if max(map(abs, goals)) > math.pi:
+    goals: list[float] = proposal[:_GRIPPER].tolist()
+    if max(abs(goal) for goal in goals) > math.pi:
         return False
-    poses = list(zip(goals, here, strict=True))
+    poses = list(zip(goals, measured[:_GRIPPER].tolist(), strict=True))
     return (
         max(abs(math.degrees(goal) - now) for goal, now in poses) <= _SAME_POSE
         and max(abs(goal - now) for goal, now in poses) > 2 * _SAME_POSE

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robot.arm import JOINTS, Joints, frozen
 from robot.guard import Command, GuardEvent
 from robot.limits import Box, LimitsError, SafetyLimits
-from robot.process.arm_state import ArmState, Mode
+from robot.process.arm_state import ArmState, Cause, Mode
 from robot.process.servos import ServoHealth
 
 VERSION = 1
@@ -81,7 +81,12 @@ def command_of(message: Mapping[str, object]) -> Command:
 def state_message(state: ArmState) -> dict[str, object]:
     """Return what an arm's process says of itself."""
     message = {field.name: getattr(state, field.name) for field in fields(state)}
-    message |= {"mode": state.mode.value, "events": dict(state.events), "health": None}
+    message |= {
+        "mode": state.mode.value,
+        "cause": state.cause.value,
+        "events": dict(state.events),
+        "health": None,
+    }
     message |= {"faults": list(state.faults), "clients": list(state.clients)}
     if state.health is not None:
         health = state.health
@@ -95,6 +100,7 @@ def state_of(message: Mapping[str, object]) -> ArmState:
     return ArmState(
         stamp=number(message, "stamp"),
         mode=mode_of(message.get("mode")),
+        cause=_cause(message.get("cause")),
         reason=text(message, "reason"),
         joint_pos=joints(message, "joint_pos"),
         joint_target=joints(message, "joint_target"),
@@ -175,13 +181,21 @@ def numbers(message: Mapping[str, object], name: str, count: int) -> NDArray[np.
 def _health(message: Mapping[str, object]) -> ServoHealth:
     values = [joints(message, name) for name in ("load", "current_a", "voltage_v", "temperature_c")]
     errors = [error for error in _list(message.get("errors"), "errors") if isinstance(error, int)]
+    torque = [on is True for on in _list(message.get("torque"), "torque")]
     return ServoHealth(
         load=values[0],
         current_a=values[1],
         voltage_v=values[2],
         temperature_c=values[3],
         errors=tuple(errors),
+        torque=tuple(torque),
     )
+
+
+def _cause(value: object) -> Cause:
+    if value not in list(Cause):
+        raise MessageError(f"cause is {value!r}; expected {', '.join(Cause)}"[:200])
+    return Cause(str(value))
 
 
 def _list(value: object, name: str) -> list[object]:

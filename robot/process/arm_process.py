@@ -13,7 +13,7 @@ from robot.clock import Clock
 from robot.envelope import LiveEnvelope
 from robot.guard import Command, Guard, GuardEvent
 from robot.limits import SafetyLimits
-from robot.process.arm_state import ArmState, Mode
+from robot.process.arm_state import ArmState, Cause, Mode
 from robot.process.health import HealthWatch
 from robot.process.heartbeat import Heartbeats
 from robot.process.motion import Motion
@@ -77,7 +77,7 @@ class ArmProcess:
         self._watch, self._envelope = HealthWatch(), LiveEnvelope(period_s=PERIOD_S)
         self._faults: deque[str] = deque(maxlen=20)
         self._lost = 0
-        self._mode, self._reason = Mode.HOLD, "the process has started"
+        self._mode, self._cause, self._reason = Mode.HOLD, Cause.START, "the process has started"
         self._person_drives: bool | None = None  # whose silence counts; None: nobody's
         self._latch_due, self._way_due = True, False
         self._wants_torque, self._has_torque = True, False
@@ -109,7 +109,7 @@ class ArmProcess:
         with self._lock:
             now = self.clock.now()
             if mode is Mode.STOP:
-                self._stop(f"{client or 'a client'} asked for it")
+                self._stop(Cause.ASKED, f"{client or 'a client'} asked for it")
                 return self._mode
             self._require(mode, human=human, now=now)
             if mode is Mode.TAKEOVER or (mode is Mode.RUN and not human):
@@ -117,7 +117,7 @@ class ArmProcess:
             if mode is Mode.IDLE and self._mode is not Mode.IDLE:
                 mode = Mode.PARK
             if mode is not self._mode:
-                self._enter(mode, f"{client or 'a client'} asked for it")
+                self._enter(mode, Cause.ASKED, f"{client or 'a client'} asked for it")
             return self._mode
 
     def propose(
@@ -154,7 +154,7 @@ class ArmProcess:
     def stop(self, reason: str) -> None:
         """Stop and stay stopped: the goal becomes the measured pose, once."""
         with self._lock:
-            self._stop(reason)
+            self._stop(Cause.ASKED, reason)
 
     def reset(self) -> None:
         """Leave STOP, for HOLD; nothing starts. Raise `ModeRefused` while a cause remains."""
@@ -168,7 +168,8 @@ class ArmProcess:
             # Servos that were without supply have lost their torque.
             self._has_torque = False
             self._watch = HealthWatch()
-            self._enter(Mode.HOLD if self._wants_torque else Mode.IDLE, "it was reset")
+            mode = Mode.HOLD if self._wants_torque else Mode.IDLE
+            self._enter(mode, Cause.RESET, "it was reset")
 
     def state(self) -> ArmState:
         """Return what can be said of the arm."""
@@ -177,6 +178,7 @@ class ArmProcess:
             return ArmState(
                 stamp=now,
                 mode=self._mode,
+                cause=self._cause,
                 reason=self._reason,
                 joint_pos=self._measured,
                 joint_target=self._motion.goal,
@@ -264,7 +266,7 @@ class ArmProcess:
         if health is not None and health is not before:
             trouble = self._watch.update(now, health, commanded=sent, achieved=measured)
             if trouble is not None:
-                self._stop(trouble)
+                self._stop(Cause.FAULT, trouble)
 
     def _note_loss(self, loss: str) -> None:
         """Tolerate a lost reply: the arm holds for a cycle; stop where they do not end."""
@@ -272,11 +274,11 @@ class ArmProcess:
         if self._lost == 1:
             self._fault(loss)
         if self._lost >= TOO_MANY_LOST:
-            self._stop(f"bus: {self._lost} replies in a row were lost: {loss}")
+            self._stop(Cause.FAULT, f"{self._lost} replies in a row were lost: {loss}")
 
     def _note_stop_file(self) -> None:
         if self._mode is not Mode.STOP and self._stop_file and self._stop_file.exists():
-            self._stop(f"{self._stop_file} exists")
+            self._stop(Cause.ASKED, f"{self._stop_file} exists")
 
     def _note_silence(self, now: float) -> None:
         """Hold where whoever drives has fallen silent, and park where they stay so."""
@@ -286,9 +288,9 @@ class ArmProcess:
         silence = self._beats.silence(human=human, now=now)
         reason = f"{self._beats.driver(human=human)!r} was not heard of for {silence:.2f} s"
         if self._mode is not Mode.HOLD and silence > SILENCE_S:
-            self._enter(Mode.HOLD, reason)
+            self._enter(Mode.HOLD, Cause.SILENCE, reason)
         elif silence > SILENCE_S + UNTIL_PARK_S:
-            self._enter(Mode.PARK, reason)
+            self._enter(Mode.PARK, Cause.SILENCE, reason)
 
     def _note_lateness(self, late_s: float, now: float) -> None:
         self._late.append((now, late_s))
@@ -307,10 +309,10 @@ class ArmProcess:
         still = self._still.seconds(now)
         near = float(np.abs(self._measured - self._park_pose)[:5].max()) <= NEAR_PARK_DEG
         if motion.arrived and near and still >= REST_S:
-            self._enter(Mode.IDLE, "it is parked")
+            self._enter(Mode.IDLE, Cause.PARKED, "it is parked")
         elif still >= GIVE_UP_S:
             self._fault(f"{_farthest(self._measured, self._park_pose)}: park it by hand")
-            self._enter(Mode.HOLD, "it could not be parked")
+            self._enter(Mode.HOLD, Cause.FAULT, "it could not be parked")
 
     # Modes
 
@@ -334,10 +336,10 @@ class ArmProcess:
         driver = self._beats.driver(human=human)
         return None if client == driver else f"driver:{driver}"
 
-    def _enter(self, mode: Mode, reason: str) -> None:
+    def _enter(self, mode: Mode, cause: Cause, reason: str) -> None:
         moving = self._mode in {*_DRIVEN, Mode.PARK}
-        self._mode, self._reason = mode, reason
-        log.info("mode", mode=mode.value, reason=reason)
+        self._mode, self._cause, self._reason = mode, cause, reason
+        log.info("mode", mode=mode.value, cause=cause.value, reason=reason)
         if mode is Mode.HOLD and moving:
             self._motion.freeze()
         else:
@@ -347,10 +349,10 @@ class ArmProcess:
             self._wants_torque = mode is not Mode.IDLE
         self._way_due = mode is Mode.PARK
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, cause: Cause, reason: str) -> None:
         if self._mode is not Mode.STOP:
             self._fault(reason)
-            self._enter(Mode.STOP, reason)
+            self._enter(Mode.STOP, cause, reason)
 
     def _latch_if_due(self, now: float) -> None:
         """Take the measured pose as the first command of a mode, and let its speed rise."""

@@ -19,12 +19,27 @@ class Mode(StrEnum):
     STOP = "STOP"
 
 
+class Cause(StrEnum):
+    """What brought an arm into its mode."""
+
+    START = "start"
+    ASKED = "asked"
+    """Somebody wanted it."""
+    SILENCE = "silence"
+    """Whoever drove was not heard of."""
+    FAULT = "fault"
+    """Servos, their bus or their supply are in trouble."""
+    RESET = "reset"
+    PARKED = "parked"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ArmState:
     """What the arm's process says of itself."""
 
     stamp: float
     mode: Mode
+    cause: Cause
     reason: str
     """Why it is in this mode, a sentence."""
     joint_pos: Joints

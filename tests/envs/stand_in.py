@@ -6,7 +6,7 @@ from rewarder.goal import task_goal
 from robot.client import ArmRefused, Hello, LinkLost
 from robot.guard import Command, Guard, GuardedArm, GuardEvent
 from robot.limits import SafetyLimits
-from robot.process.arm_state import ArmState, Mode
+from robot.process.arm_state import ArmState, Cause, Mode
 from robot.twin import Twin
 
 CLOCKS_APART_S = 5000.0
@@ -46,7 +46,7 @@ class StandIn:
         self.twin = Twin(task_goal(task).layout)
         self.limits = SafetyLimits.load("conf/safety/default.yaml")
         self.arm = GuardedArm(self.twin, Guard(self.limits), OtherClock(self.twin))
-        self.mode_, self.reason = Mode.HOLD, "it has just started"
+        self.set(Mode.HOLD, Cause.START, "it has just started")
         self.person = lambda last: last
         self.gone = False
         self.before_command = None
@@ -73,8 +73,8 @@ class StandIn:
         goal = task_goal(task)
         return live_env(live, scene, goal=goal, cameras=self.twin.cameras, **settings)
 
-    def set(self, mode, reason):
-        self.mode_, self.reason = mode, reason
+    def set(self, mode, cause, reason):
+        self.mode_, self.cause, self.reason = mode, cause, reason
 
     def state(self):
         self._reached()
@@ -82,6 +82,7 @@ class StandIn:
         return ArmState(
             stamp=seen.stamp,
             mode=self.mode_,
+            cause=self.cause,
             reason=self.reason,
             joint_pos=seen.joint_pos,
             joint_target=seen.joint_target,
@@ -100,7 +101,7 @@ class StandIn:
         self.asked.append(mode)
         if self.mode_ is Mode.STOP:
             raise ArmRefused("refused", f"the arm is stopped ({self.reason}): reset it first")
-        self.set(mode, "practice-arm01 asked for it")
+        self.set(mode, Cause.ASKED, "practice-arm01 asked for it")
         return mode
 
     def observe(self, *, frames=True):

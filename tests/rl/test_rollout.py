@@ -14,7 +14,7 @@ from policy_server.backends.scripted import ScriptedPolicy
 from policy_server.policy import ActionChunk, PolicyRequest
 from rl.rollout import HOLD_STEPS, SEEMS_DONE_STEPS, Plan, run_episode
 from robot.journal import SOURCES, Journal, read_episode
-from robot.process.arm_state import Mode
+from robot.process.arm_state import Cause, Mode
 from tests.envs.stand_in import StandIn
 
 
@@ -108,7 +108,7 @@ def test_a_lost_link_keeps_the_steps_before_it(tmp_path: Path) -> None:
 def test_a_stopped_arm_ends_the_episode_with_a_look_from_where_it_is(tmp_path: Path) -> None:
     process = StandIn()
     env = process.env()
-    policy = Interrupted(env, lambda: process.set(Mode.STOP, "a key was pressed"))
+    policy = Interrupted(env, lambda: process.set(Mode.STOP, Cause.ASKED, "a key was pressed"))
     episode = run_episode(env, policy, plan())
     assert (episode.info.end, episode.steps) == ("operator", 3)
     assert len(episode.stamps) == 1 + episode.steps + 2
@@ -117,7 +117,7 @@ def test_a_stopped_arm_ends_the_episode_with_a_look_from_where_it_is(tmp_path: P
 
 def test_an_arm_that_stops_before_the_first_step_leaves_no_episode() -> None:
     process = StandIn()
-    process.set(Mode.STOP, "a key was pressed")
+    process.set(Mode.STOP, Cause.ASKED, "a key was pressed")
     with pytest.raises(ArmStopped, match="a key was pressed"):
         run_episode(process.env(), RandomPolicy(process.env().policy_spec), plan())
 
@@ -126,7 +126,7 @@ def test_steps_of_a_person_are_marked_human_and_hold_what_they_did() -> None:
     process = StandIn()
     env = process.env()
     process.person = lambda last: last + np.array([1.0, 0, 0, 0, 0, 0])
-    policy = Interrupted(env, lambda: process.set(Mode.TAKEOVER, "a person took over"))
+    policy = Interrupted(env, lambda: process.set(Mode.TAKEOVER, Cause.ASKED, "a person took over"))
     episode = run_episode(env, policy, plan())
     scripted, human = SOURCES.index("scripted"), SOURCES.index("human")
     np.testing.assert_array_equal(episode.source[:3], scripted)
@@ -138,7 +138,7 @@ def test_steps_of_a_person_are_marked_human_and_hold_what_they_did() -> None:
 def test_an_episode_with_a_person_s_help_is_none_of_the_policy_s_own(tmp_path: Path) -> None:
     process = StandIn()
     env = process.env()
-    policy = Interrupted(env, lambda: process.set(Mode.TAKEOVER, "a person took over"))
+    policy = Interrupted(env, lambda: process.set(Mode.TAKEOVER, Cause.ASKED, "a person took over"))
     episode = run_episode(env, policy, plan())
     assert not episode.info.greedy
     assert episode.info.end == "operator"

@@ -9,6 +9,7 @@ import sys
 import httpx
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from robot.arm_config import ROOT
 from robot.client import RemoteArm
@@ -146,7 +147,9 @@ def refused(tmp_path, monkeypatch, capsys):
         assert (out, err.count("\n")) == ("", 1)
         return code, err
 
-    return refused
+    # What it logs is no answer to the person who started it.
+    with capture_logs():
+        yield refused
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from robot.arm import frozen
 from robot.client import ArmRefused
 from robot.guard import Command, GuardEvent
-from robot.process.arm_state import ArmState, Mode
+from robot.process.arm_state import ArmState, Cause, Mode
 from robot.teleop.devices import (
     Keyboard,
 )
@@ -35,6 +35,7 @@ class Process:
         return ArmState(
             stamp=100.0,
             mode=self.current,
+            cause=Cause.ASKED,
             reason="a test wants it",
             joint_pos=START,
             joint_target=START,
