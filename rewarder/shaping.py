@@ -161,18 +161,26 @@ def lift(moment: Moment) -> tuple[bool, float]:
     return _share(moment.held and float(moment.thing[2]) - REST >= 0.053, reward, 5.3)
 
 
+def _carried(off: float) -> float:
+    """Return from 0 far from the place to 3 over it.
+
+    The straight line reaches as far as the arm does, where the curve is flat: without it a thing
+    that is held firmly far away is as good as one on its way.
+    """
+    return 1.5 * near(off, 6) + 1.5 * (1.0 - ramp(off, 0.0, 0.38))
+
+
 def place(moment: Moment) -> tuple[bool, float]:
     """Judge grasp, carrying, release into the bowl and leaving it."""
     bowl = _place_of(moment)
     off = distance(moment.thing[:2], bowl[:2])
     if off <= IN_BOWL and moment.thing[2] - bowl[2] <= IN_BOWL_HEIGHT:
-        return _share(moment.let_go, 5.3 + _released(moment), 7.3)
-    carried = 2.0 * near(max(0.0, off - 0.02), 6)
+        return _share(moment.let_go, 6.5 + 2.8 * _released(moment), 9.3)
+    carried = 1.5 + _carried(max(0.0, off - 0.02))
     if off <= OVER_BOWL:
-        over = 1.8 + (1.0 + carried) * _low(moment)
-        return _share(False, over + _opening(moment), 7.3)
+        return _share(False, 1.8 + carried * _low(moment) + _opening(moment), 9.3)
     lifted = _lifted(moment, 0.035) * _low(moment)
-    return _share(False, _grasp(moment) + lifted * (1.0 + carried), 7.3)
+    return _share(False, _grasp(moment) + lifted * carried, 9.3)
 
 
 def stack(moment: Moment) -> tuple[bool, float]:
@@ -181,11 +189,11 @@ def stack(moment: Moment) -> tuple[bool, float]:
     off = distance(moment.thing[:2], other[:2])
     above = abs(float(moment.thing[2] - other[2]) - CUBE_EDGE)
     if off <= OVER_CUBE and above <= 0.007:
-        return _share(moment.let_go, 5.4 + _released(moment), 7.4)
-    carried = 2.0 * near(max(0.0, off - 0.005), 6)
+        return _share(moment.let_go, 6.9 + 2.8 * _released(moment), 9.7)
     lifted = _lifted(moment, 0.035) * _low(moment)
     lowered = 0.6 * near(above, 20) if off <= OVER_CUBE and moment.held else 0.0
-    return _share(False, _grasp(moment) + lifted * (1.0 + carried) + lowered, 7.4)
+    carried = 1.5 + _carried(max(0.0, off - 0.005))
+    return _share(False, _grasp(moment) + lifted * carried + lowered, 9.7)
 
 
 PROGRESS: Mapping[str, Progress] = {
