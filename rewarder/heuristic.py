@@ -1,5 +1,6 @@
 """Success and progress from colour-tracked pictures and encoders, without any learned model."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,6 +26,8 @@ MODEL = "heuristic/1"
 GRIPPER = LINKS.index("gripper")
 REMEMBERED_S = 1.0
 """How long the last seen position of a hidden thing still counts."""
+STEP_S = 0.1
+"""From one step of a policy to the next."""
 SQUEEZE_RAD = 0.04
 """How far the command lies below the opening of jaws that are blocked by something."""
 HELD_RAD = (0.02, 0.30)
@@ -53,7 +56,7 @@ class Judge:
         self._needs_place = goal.place is not None
         self._thing_seen_at = -np.inf
         self._place_seen = False
-        self._thing_before: Vector | None = None
+        self._before: tuple[float, Vector] | None = None
         self.moment: Moment | None = None
         """What was known at the newest observation."""
 
@@ -76,7 +79,7 @@ class Judge:
         self, estimates: Estimates, joint_pos: Joints, joint_target: Joints, stamp: float
     ) -> tuple[bool, float, bool]:
         """Return what `update` does, from what another tracker made of the pictures."""
-        self.moment = moment = self._moment(estimates, joint_pos, joint_target)
+        self.moment = moment = self._moment(estimates, joint_pos, joint_target, stamp)
         success, progress = self._progress(moment)
         # From a remembered position nothing can be said to have been reached.
         return success and estimates.thing.seen, progress, self._known(estimates, stamp)
@@ -89,9 +92,12 @@ class Judge:
         recent = stamp - self._thing_seen_at <= REMEMBERED_S
         return recent and (self._place_seen or not self._needs_place)
 
-    def _moment(self, estimates: Estimates, joint_pos: Joints, joint_target: Joints) -> Moment:
+    def _moment(
+        self, estimates: Estimates, joint_pos: Joints, joint_target: Joints, stamp: float
+    ) -> Moment:
         thing = estimates.thing.pos
-        before, self._thing_before = self._thing_before, thing
+        moved = _moved(self._before, (stamp, thing))
+        self._before = (stamp, thing)
         jaw = jaw_centre(joint_pos)
         return Moment(
             tool=tool_position(joint_pos),
@@ -102,8 +108,18 @@ class Judge:
             held=looks_held(joint_pos, joint_target, thing, jaw),
             thing=thing,
             place=None if estimates.place is None else estimates.place.pos,
-            moved=np.inf if before is None else distance(thing, before),
+            moved=moved,
         )
+
+
+def _moved(before: tuple[float, Vector] | None, now: tuple[float, Vector]) -> float:
+    """Return how far a thing comes in a step, metres; infinite where it was not there before.
+
+    A look comes seconds after the last step, and sees what the arm hid until then a little aside.
+    """
+    if before is None:
+        return math.inf
+    return distance(now[1], before[1]) * min(1.0, STEP_S / max(now[0] - before[0], 1e-6))
 
 
 class HeuristicReward:

@@ -58,7 +58,7 @@ class Moment:
     place: Vector | None
     """Centre (bowl, marker: on the table), shape (3,)."""
     moved: float
-    """How far the thing has come since the observation before."""
+    """How far the thing comes from one step to the next."""
 
     @property
     def from_jaw(self) -> float:
@@ -66,10 +66,14 @@ class Moment:
         return distance(self.thing, self.jaw)
 
     @property
+    def apart(self) -> float:
+        """Return how far the tool is from the thing, and the middle between the jaws as well."""
+        return min(distance(self.thing, self.tool), self.from_jaw)
+
+    @property
     def let_go(self) -> bool:
         """Return whether the thing rests, the gripper is open and the tool has left."""
-        left = min(distance(self.thing, self.tool), self.from_jaw) >= TOOL_AWAY
-        return left and self.command >= OPEN and self.moved <= AT_REST
+        return self.apart >= TOOL_AWAY and self.command >= OPEN and self.moved <= AT_REST
 
 
 type Progress = Callable[[Moment], tuple[bool, float]]
@@ -125,7 +129,7 @@ def _opening(moment: Moment) -> float:
 def _released(moment: Moment) -> float:
     """Return up to 1 for opening the gripper, and then for leaving."""
     opening = _opening(moment)
-    away = ramp(distance(moment.tool, moment.thing), 0.012, TOOL_AWAY)
+    away = ramp(moment.apart, 0.012, TOOL_AWAY)
     return 0.5 * opening + 0.5 * opening * away
 
 
@@ -175,12 +179,12 @@ def place(moment: Moment) -> tuple[bool, float]:
     bowl = _place_of(moment)
     off = distance(moment.thing[:2], bowl[:2])
     if off <= IN_BOWL and moment.thing[2] - bowl[2] <= IN_BOWL_HEIGHT:
-        return _share(moment.let_go, 6.5 + 2.8 * _released(moment), 9.3)
+        return _share(moment.let_go, 6.5 + 2.8 * _released(moment), 10.0)
     carried = 1.5 + _carried(max(0.0, off - 0.02))
     if off <= OVER_BOWL:
-        return _share(False, 1.8 + carried * _low(moment) + _opening(moment), 9.3)
+        return _share(False, 1.8 + carried * _low(moment) + _opening(moment), 10.0)
     lifted = _lifted(moment, 0.035) * _low(moment)
-    return _share(False, _grasp(moment) + lifted * carried, 9.3)
+    return _share(False, _grasp(moment) + lifted * carried, 10.0)
 
 
 def stack(moment: Moment) -> tuple[bool, float]:
@@ -189,11 +193,11 @@ def stack(moment: Moment) -> tuple[bool, float]:
     off = distance(moment.thing[:2], other[:2])
     above = abs(float(moment.thing[2] - other[2]) - CUBE_EDGE)
     if off <= OVER_CUBE and above <= 0.007:
-        return _share(moment.let_go, 6.9 + 2.8 * _released(moment), 9.7)
+        return _share(moment.let_go, 6.9 + 2.8 * _released(moment), 10.4)
     lifted = _lifted(moment, 0.035) * _low(moment)
     lowered = 0.6 * near(above, 20) if off <= OVER_CUBE and moment.held else 0.0
     carried = 1.5 + _carried(max(0.0, off - 0.005))
-    return _share(False, _grasp(moment) + lifted * carried + lowered, 9.7)
+    return _share(False, _grasp(moment) + lifted * carried + lowered, 10.4)
 
 
 PROGRESS: Mapping[str, Progress] = {

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewarder.heuristic import HeuristicReward, looks_held
+from rewarder.goal import parse_goal
+from rewarder.heuristic import HeuristicReward, Judge, looks_held
 from rewarder.reward import NoScore
 from robot.camera import encode_jpeg
 from robot.kinematics import jaw_centre
+from robot.tracking import Estimate, Estimates
 
 BOWL = np.array([0.20, 0.15, 0.0])
 CUBE = np.array([0.22, -0.05, 0.0125])
@@ -168,3 +170,18 @@ def test_the_camera_file_of_the_twin_is_the_twins(cameras):
         assert np.allclose(camera.matrix, cameras[name].matrix)
         assert np.allclose(camera.pos, cameras[name].pos)
         assert np.allclose(camera.rot, cameras[name].rot, atol=1e-9)
+
+
+@pytest.mark.parametrize(("pause", "rests"), [(0.1, False), (2.0, True)])
+def test_what_is_seen_aside_after_a_pause_has_not_moved_as_it_would_have_in_a_step(
+    cameras, pause, rests
+):
+    def estimates(thing):
+        return Estimates(thing=Estimate(pos=thing, seen=True), place=Estimate(pos=bowl, seen=True))
+
+    bowl = np.array([0.2, 0.05, 0.0])
+    inside, away = bowl + [0.0, 0.0, 0.0125], np.array([0.0, -97.0, 92.0, 45.0, 90.0, 40.0])
+    judge = Judge(parse_goal("Put the red cube in the blue bowl."), cameras)
+    judge.consider(estimates(inside), away, away, 5.0)
+    seen = estimates(inside + [0.01, 0.0, 0.0])
+    assert judge.consider(seen, away, away, 5.0 + pause)[0] is rests

@@ -63,6 +63,18 @@ def test_every_bit_of_letting_go_over_the_bowl_pays():
     assert np.diff(progress).min() > 0
 
 
+def test_nothing_short_of_success_is_as_good_as_success():
+    # The tool has left, but the jaws' middle has not; or all but rest is there.
+    beside = IN_BOWL + np.array([0.0, 0.05, 0.0])
+    undone = [
+        moment(IN_BOWL, beside, command=100),
+        moment(IN_BOWL, IN_BOWL + 0.2 * UP, command=100, moved=0.005),
+    ]
+    for stage in undone:
+        assert not place(stage)[0]
+        assert place(stage)[1] < 0.95
+
+
 def test_hovering_high_over_the_bowl_pays_less_than_low():
     assert place(carried(BOWL + 0.2 * UP))[1] < place(carried(OVER_BOWL))[1]
 
