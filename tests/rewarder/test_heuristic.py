@@ -180,7 +180,7 @@ def test_what_is_seen_aside_after_a_pause_has_not_moved_as_it_would_have_in_a_st
         return Estimates(thing=Estimate(pos=thing, seen=True), place=Estimate(pos=bowl, seen=True))
 
     bowl = np.array([0.2, 0.05, 0.0])
-    inside, away = bowl + [0.0, 0.0, 0.0125], np.array([0.0, -97.0, 92.0, 45.0, 90.0, 40.0])
+    inside, away = bowl + [0.0, 0.0, 0.0125], np.array([-80.0, -97.0, 92.0, 45.0, 90.0, 40.0])
     judge = Judge(parse_goal("Put the red cube in the blue bowl."), cameras)
     judge.consider(estimates(inside), away, away, 5.0)
     seen = estimates(inside + [0.01, 0.0, 0.0])
