@@ -16,6 +16,7 @@ ARMS = ROOT / "conf" / "arm"
 START_S = 120.0
 ASK_S = 1.0
 POLL_S = 0.25
+MODULES = {"emulator": "robot.emulator.process", "daemon": "robot.process.daemon"}
 PATIENCE_S = 1.0
 """An emulated arm has nothing to fall from: its process is not given the time to park."""
 
@@ -52,7 +53,8 @@ class OwnArms:
             self.check()
             for config in waiting:
                 if f"{config.arm_id}-daemon" not in self._processes and is_emulated(config):
-                    self._start(config, "daemon", f"folder={self._folder}")
+                    words = [f"folder={self._folder}", "after_crash=hold"]
+                    self._start(config, "daemon", *words)
             waiting = [config for config in waiting if not answers(config)]
             if waiting and time.monotonic() > end:
                 names = ", ".join(config.arm_id for config in waiting)
@@ -74,7 +76,7 @@ class OwnArms:
     def _start(self, config: ArmConfig, what: str, *words: str) -> None:
         arm = config.arm_id
         name, log = f"the {what} of {arm}", self._logs / f"{arm}-{what}.log"
-        process = OwnProcess(name, f"robot.{what}", [f"arm_id={arm}", *words], log)
+        process = OwnProcess(name, MODULES[what], [f"arm_id={arm}", *words], log)
         self._processes[f"{arm}-{what}"] = process
 
 

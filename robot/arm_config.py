@@ -72,12 +72,12 @@ class ArmConfig:
         return f"http://{self.host}:{self.port_number}"
 
     def runtime(self, suffix: str) -> Path:
-        """Return a file of the running arm: `bus`, `admin`, `state`, `lock` or `stop`."""
+        """Return a file of the running arm: `bus`, `admin`, `state`, `lock`, `stop` or `awake`."""
         return runtime(self.arm_id, suffix)
 
 
 def runtime(arm_id: str, suffix: str) -> Path:
-    """Return a file of a running arm: `bus`, `admin`, `state`, `lock` or `stop`."""
+    """Return a file of a running arm: `bus`, `admin`, `state`, `lock`, `stop` or `awake`."""
     return ROOT / "run" / f"{arm_id}.{suffix}"
 
 

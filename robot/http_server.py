@@ -22,7 +22,9 @@ log = structlog.get_logger(__name__)
 READ_TIMEOUT_S = 5.0
 """How long a request may take to arrive."""
 MAX_HEADER_BYTES = 16 * 1024
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS, MOST_CONNECTIONS = 64, 256
+"""From the first number on who waits gives way to who comes; beyond the second nobody is let in."""
+BACKLOG = 1024
 MAX_PER_PEER = 8
 MAX_SOCKET_MESSAGE = 64 * 1024
 REQUEST_ID = "X-Request-Id"
@@ -55,7 +57,7 @@ def listen(host: str, port: int, *, guarded: bool, remedy: str = "") -> socket.s
         )
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((address[0], port), family=family, backlog=MAX_CONNECTIONS)
+        return socket.create_server((address[0], port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ServiceError(
             f"cannot listen on {host}:{port}: {error.strerror}; stop what uses the port{remedy}"
@@ -71,7 +73,6 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
         ws_max_size=MAX_SOCKET_MESSAGE,
         ws_per_message_deflate=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=1,
         server_header=False,
         lifespan="off",
@@ -82,17 +83,28 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 that waits a limited time for a request, and for a limited number per peer."""
+    """HTTP/1.1 that waits a limited time for a request, and for a limited number per peer.
 
+    However many connections there are, a new one is heard: it may be the one that says stop.
+    """
+
+    opened = 0.0
     _deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no request is being answered."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Begin to wait for a request, unless the peer has enough connections."""
         super().connection_made(transport)
+        self.opened = self.loop.time()
         peer = self.client[0] if self.client else ""
         same = sum(_peer_of(other) == peer for other in self.connections)
         # On this machine all programs have the same address.
-        if same > MAX_PER_PEER and not is_loopback(peer):
+        if (same > MAX_PER_PEER and not is_loopback(peer)) or not self._find_room():
             transport.abort()
             return
         self._wait()
@@ -111,6 +123,16 @@ class LimitedProtocol(H11Protocol):
         """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def _find_room(self) -> bool:
+        """Close the oldest idle connection if there are many; return whether there is room."""
+        if len(self.connections) <= MAX_CONNECTIONS:
+            return True
+        others = (one for one in self.connections if isinstance(one, LimitedProtocol))
+        idle = [one for one in others if one is not self and one.is_idle]
+        if idle:
+            min(idle, key=lambda one: one.opened).transport.abort()
+        return bool(idle) or len(self.connections) <= MOST_CONNECTIONS
 
     def _wait(self) -> None:
         self._deadline = self.loop.call_later(READ_TIMEOUT_S, self.transport.abort)

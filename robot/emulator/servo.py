@@ -9,7 +9,8 @@ The models, of which none was compared with a real servo:
 - load: torque of the motor as a share of the stall torque; current: 2.6 A of it.
 - torque: at most the lesser of Torque_Limit and Max_Torque_Limit.
 - overload: more than Overload_Torque for Protection_Time leaves Protective_Torque and sets the
-  error bit, until torque is switched off. `Unloading` and `LED_Alarm` are not looked at.
+  error bit, until torque is switched off or a goal turns the joint back. `Unloading` and
+  `LED_Alarm` are not looked at.
 - temperature T: dT/dt = (30 + 45 load² - T) / 300 s; over Max_Temperature_Limit torque goes off.
 - voltage: the supply's less 0.05 V for each ampere that the six servos draw.
 - torque switched on: the goal becomes the present position, unless `keeps_goal`.
@@ -136,7 +137,7 @@ class Servo:
         self.goals_written = 0
         self._eeprom = bytearray(_EEPROM)
         self._registers = bytearray(MEMORY)
-        self._overloaded, self._over_load_s = False, 0.0
+        self._overloaded, self._over_load_s, self._pushed = False, 0.0, 0.0
         self._actual = CENTRE + mount
         for (address, size), value in {**_START, (Register.ID, 1): servo_id}.items():
             self._eeprom[address : address + size] = value.to_bytes(size, "little")
@@ -219,6 +220,8 @@ class Servo:
         if low != high:
             goal = min(max(goal, low), high)
         self.goal = goal + self._actual - self._homed()
+        if self._overloaded and (self.goal - self._actual) * self._pushed < 0.0:
+            self._overloaded, self._over_load_s = False, 0.0
         self.goals_written += 1
 
     def _unload(self) -> None:
@@ -288,7 +291,8 @@ class Servo:
         limit, patience = registers[Register.OVERLOAD_TORQUE], registers[Register.PROTECTION_TIME]
         over = self.torque and abs(load) * 100 > limit
         self._over_load_s = self._over_load_s + dt if over else 0.0
-        self._overloaded |= self._over_load_s > patience / 100
+        if self._over_load_s > patience / 100 and not self._overloaded:
+            self._overloaded, self._pushed = True, (self.goal or self._actual) - self._actual
         low, high = registers[Register.MIN_VOLTAGE], registers[Register.MAX_VOLTAGE]
         voltage = not low <= registers[Register.VOLTAGE] <= high
         hot = registers[Register.TEMPERATURE] > registers[Register.MAX_TEMPERATURE]

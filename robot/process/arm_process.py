@@ -1,5 +1,6 @@
 """The arm's process without its sockets: modes, heartbeat, health, and a guarded 50 Hz cycle."""
 
+import math
 import threading
 from collections import deque
 from dataclasses import replace
@@ -79,6 +80,7 @@ class ArmProcess:
         self._lost = 0
         self._mode, self._cause, self._reason = Mode.HOLD, Cause.START, "the process has started"
         self._person_drives: bool | None = None  # whose silence counts; None: nobody's
+        self._silent_since = self._measured_at
         self._latch_due, self._way_due = True, False
         self._wants_torque, self._has_torque = True, False
         self._cycle_s, self._late = 0.0, deque[tuple[float, float]]()
@@ -100,6 +102,11 @@ class ArmProcess:
         with self._lock:
             self._beats.beat(client, now=self.clock.now())
 
+    def leave(self, client: str) -> None:
+        """Note that the link to a client has ended: an arm that it drives holds at once."""
+        with self._lock:
+            self._beats.leave(client)
+
     def request(self, mode: Mode, *, client: str = "", human: bool = False) -> Mode:
         """Change the mode and return it; IDLE is reached by parking.
 
@@ -113,6 +120,8 @@ class ArmProcess:
                 return self._mode
             self._require(mode, human=human, now=now)
             if mode is Mode.TAKEOVER or (mode is Mode.RUN and not human):
+                self._require_free(client, human=human, now=now)
+                self._latch_due |= client != self._beats.driver(human=human)
                 self._beats.drive(client, human=human, now=now)
             if mode is Mode.IDLE and self._mode is not Mode.IDLE:
                 mode = Mode.PARK
@@ -151,10 +160,10 @@ class ArmProcess:
             if self._mode is Mode.RUN or (self._mode is Mode.TAKEOVER and human):
                 self._motion.latch(self._measured)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, cause: Cause = Cause.ASKED) -> None:
         """Stop and stay stopped: the goal becomes the measured pose, once."""
         with self._lock:
-            self._stop(Cause.ASKED, reason)
+            self._stop(cause, reason)
 
     def reset(self) -> None:
         """Leave STOP, for HOLD; nothing starts. Raise `ModeRefused` while a cause remains."""
@@ -191,6 +200,11 @@ class ArmProcess:
                 cycle_s=self._cycle_s,
                 late_s=max((late for _, late in self._late), default=0.0),
             )
+
+    def lateness(self) -> list[float]:
+        """Return how late the cycles of the last 10 s began, seconds."""
+        with self._lock:
+            return [late for _, late in self._late]
 
     def observation(self) -> Observation:
         """Return what the arm last sensed, without frames."""
@@ -286,10 +300,14 @@ class ArmProcess:
         if human is None or self._mode not in {*_DRIVEN, Mode.HOLD}:
             return
         silence = self._beats.silence(human=human, now=now)
-        reason = f"{self._beats.driver(human=human)!r} was not heard of for {silence:.2f} s"
+        driver = self._beats.driver(human=human)
+        reason = f"{driver!r} was not heard of for {silence:.2f} s"
+        if math.isinf(silence):
+            reason = f"{driver!r} has gone" if driver else "nobody drives it"
         if self._mode is not Mode.HOLD and silence > SILENCE_S:
             self._enter(Mode.HOLD, Cause.SILENCE, reason)
-        elif silence > SILENCE_S + UNTIL_PARK_S:
+            self._silent_since = now
+        elif min(silence, now - self._silent_since) > UNTIL_PARK_S:
             self._enter(Mode.PARK, Cause.SILENCE, reason)
 
     def _note_lateness(self, late_s: float, now: float) -> None:
@@ -329,6 +347,14 @@ class ArmProcess:
         if mode in _DRIVEN and now - self._measured_at > KNOWN_S:
             raise ModeRefused("the servos do not say where they are: check the servo bus")
 
+    def _require_free(self, client: str, *, human: bool, now: float) -> None:
+        """Raise `ModeRefused` where somebody else drives who is still heard of."""
+        driver = self._beats.driver(human=human)
+        drives = self._mode is (Mode.TAKEOVER if human else Mode.RUN)
+        silence = self._beats.silence(human=human, now=now)
+        if drives and client != driver and silence <= SILENCE_S:
+            raise ModeRefused(f"{driver!r} drives the arm: end that first")
+
     def _refusal(self, client: str, *, human: bool) -> str | None:
         """Return why goals of a client do not count."""
         if self._mode not in _DRIVEN or human != (self._mode is Mode.TAKEOVER):
@@ -342,6 +368,8 @@ class ArmProcess:
         log.info("mode", mode=mode.value, cause=cause.value, reason=reason)
         if mode is Mode.HOLD and moving:
             self._motion.freeze()
+            if cause is not Cause.SILENCE:
+                self._person_drives = None
         else:
             self._latch_due = True
             self._person_drives = mode is Mode.TAKEOVER if mode in _DRIVEN else None

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
 import prometheus_client as prometheus
 import structlog
 import uvicorn
@@ -32,6 +33,7 @@ MAX_CONTROL_BYTES = 64 * 1024
 START_S, STOP_S = 60.0, 10.0
 _OPEN = {("GET", "/health"), ("POST", "/stop")}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
+_QUANTILES = (0.5, 0.99)
 
 
 def needs(method: str, path: str) -> Role | None:
@@ -103,6 +105,8 @@ async def _converse(websocket: WebSocket, session: Session) -> None:
     except (WebSocketDisconnect, RuntimeError):
         # The other end is gone, before or after an answer.
         return
+    finally:
+        session.close()
 
 
 async def _message(websocket: WebSocket) -> bytes:
@@ -218,6 +222,9 @@ class _Metrics:
         self._mode = gauge("mode", "1 for the mode that the arm is in", "mode")
         self._cycle = gauge("cycle_seconds", "How long the last cycle took")
         self._late = gauge("late_seconds", "The greatest lateness of a cycle within 10 s")
+        self._late_quantile = gauge(
+            "late_quantile_seconds", "Lateness within which this share began in 10 s", "quantile"
+        )
         self._events = gauge("guard_events", "How often a rule changed a command", "rule")
         self._faults = gauge("faults", "Faults that are remembered")
         self._clients = gauge("clients", "Clients that live")
@@ -230,6 +237,9 @@ class _Metrics:
             self._mode.labels(mode.value).set(mode is state.mode)
         self._cycle.set(state.cycle_s)
         self._late.set(state.late_s)
+        lateness = self._desk.process.lateness() or [0.0]
+        for quantile in _QUANTILES:
+            self._late_quantile.labels(quantile).set(float(np.quantile(lateness, quantile)))
         self._faults.set(len(state.faults))
         self._clients.set(len(state.clients))
         for rule, count in state.events.items():

@@ -79,6 +79,11 @@ class Session:
         """Return whether the client has said hello."""
         return self._caller is not None
 
+    def close(self) -> None:
+        """Say that the client has gone."""
+        if self.known:
+            self._desk.process.leave(self._client)
+
     def answer(self, data: bytes) -> bytes | None:
         """Return the answer to a message; a beat has none."""
         try:
@@ -94,11 +99,13 @@ class Session:
 
     def _reply(self, message: Mapping[str, object]) -> Reply:
         op = message.get("op")
+        if not isinstance(op, str):
+            raise MessageError(f"op is a {type(op).__name__}; expected text")
         if op == "stop":
             return self._stop(message)
         if op == "hello":
             return self._hello(message)
-        needed, answer = self._answers.get(op, (None, None)) if isinstance(op, str) else (None,) * 2
+        needed, answer = self._answers.get(op, (None, None))
         if needed is None or answer is None:
             raise MessageError(f"op is {str(op)[:40]!r}; expected {', '.join(self._answers)}")
         if self._caller is None:
@@ -110,8 +117,9 @@ class Session:
         return answer(message)
 
     def _hello(self, message: Mapping[str, object]) -> Reply:
-        if message.get("version") != VERSION:
-            given = str(message.get("version"))[:20]
+        version = message.get("version")
+        if not isinstance(version, int) or version != VERSION:
+            given = str(version)[:20]
             raise MessageError(f"version is {given}; expected {VERSION}: update the client")
         name = text(message, "client")[:MAX_NAME] or "nameless"
         token = message.get("token")

@@ -7,6 +7,9 @@ from enum import StrEnum
 from robot.arm import Joints
 from robot.process.servos import ServoHealth
 
+NOT_OBEYED = ("mode:", "driver:")
+"""How reasons of a refusal begin that every command meets: the arm is in other hands."""
+
 
 class Mode(StrEnum):
     """What the arm is doing."""

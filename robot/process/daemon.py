@@ -28,8 +28,8 @@ from robot.http_server import ServiceError, listen
 from robot.limits import LimitsError, SafetyLimits
 from robot.process.arm_process import ArmProcess, run_cycle
 from robot.process.arm_server import ArmServer, create_app
-from robot.process.arm_state import Mode
-from robot.process.camera_feed import START_S, camera_feed
+from robot.process.arm_state import Cause, Mode
+from robot.process.camera_feed import START_S, CameraFeed, camera_feed
 from robot.process.daemon_log import log_to
 from robot.process.limit_proof import prove_limits
 from robot.process.servos import ArmUnusable, LostReply, ServoArm
@@ -39,7 +39,13 @@ from robot.words import UsageError, parse_words
 log = structlog.get_logger(__name__)
 
 OK, FAILED, USAGE, NO_DEVICE, SAFETY, INTERRUPTED = 0, 1, 2, 3, 4, 130
-WORDS = {"arm_id": "arm01", "folder": str(ROOT / "conf" / "arm"), "allow_remote": "false"}
+WORDS = {
+    "arm_id": "arm01",
+    "folder": str(ROOT / "conf" / "arm"),
+    "allow_remote": "false",
+    "after_crash": "stop",
+}
+CRASHED = "the process before it ended without parking: look at the arm, then reset"
 PARK_S = 60.0
 PARK_TRIES = 3
 SWITCH_S = 0.001
@@ -76,8 +82,13 @@ def open_so101(config: ArmConfig) -> CalibratedArm:
     return cast("CalibratedArm", arm)
 
 
-def run(config: ArmConfig, *, folder: Path, allow_remote: bool, open_arm: OpenArm) -> int:
-    """Serve an arm until it is asked to end; return the exit code."""
+def run(
+    config: ArmConfig, *, folder: Path, allow_remote: bool, may_go_on: bool, open_arm: OpenArm
+) -> int:
+    """Serve an arm until it is asked to end; return the exit code.
+
+    Where the process before did not end at rest this one starts stopped, unless it `may_go_on`.
+    """
     began = time.monotonic()
     guard, tokens = Guard(SafetyLimits.load(config.safety)), known_tokens()
     with ExitStack() as stack:
@@ -102,14 +113,21 @@ def run(config: ArmConfig, *, folder: Path, allow_remote: bool, open_arm: OpenAr
             stop_file=config.runtime("stop"),
             calibration=arm.calibration,
         )
+        awake = config.runtime("awake")
+        if awake.exists() and not may_go_on:
+            process.stop(CRASHED, cause=Cause.FAULT)
+        awake.touch()
         ending = Ending()
-        missing = feed.wait(START_S)
         app = create_app(process, feed, arm_id=config.arm_id, door=Door(tokens))
         server = ArmServer(app, listening)
         stack.callback(server.close)
-        _say(_ready(config, missing, seconds=time.monotonic() - began))
+        # A dark camera must not keep the arm from being held, watched and stopped.
+        threading.Thread(target=_announce, args=(config, feed, began), daemon=True).start()
         keep_time(process, ending)
-        return _end(process, config.arm_id, ending.signal)
+        code = _end(process, config.arm_id, ending.signal)
+        if process.mode is Mode.IDLE:
+            awake.unlink()
+        return code
 
 
 def keep_time(process: ArmProcess, ending: "Ending") -> None:
@@ -189,6 +207,12 @@ def _end(process: ArmProcess, arm_id: str, number: int) -> int:
     return INTERRUPTED if number == signal.SIGINT else OK
 
 
+def _announce(config: ArmConfig, feed: CameraFeed, began: float) -> None:
+    """Wait for the cameras, and say that all is there."""
+    missing = feed.wait(START_S)
+    _say(_ready(config, missing, seconds=time.monotonic() - began))
+
+
 def _ready(config: ArmConfig, missing: Sequence[str], *, seconds: float) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     megabytes = peak / (2**20 if sys.platform == "darwin" else 2**10)
@@ -221,12 +245,18 @@ def main(argv: Sequence[str], *, open_arm: OpenArm = open_so101) -> int:
         words = parse_words(argv, known=WORDS)
         if words["allow_remote"] not in {"true", "false"}:
             raise UsageError(f"allow_remote={words['allow_remote']!r}; expected true or false")
+        if words["after_crash"] not in {"stop", "hold"}:
+            raise UsageError(f"after_crash={words['after_crash']!r}; expected stop or hold")
         folder = Path(words["folder"])
         config = ArmConfig.load(words["arm_id"], folder=folder)
         log_to(config.arm_id)
         _raise_priority()
         return run(
-            config, folder=folder, allow_remote=words["allow_remote"] == "true", open_arm=open_arm
+            config,
+            folder=folder,
+            allow_remote=words["allow_remote"] == "true",
+            may_go_on=words["after_crash"] == "hold",
+            open_arm=open_arm,
         )
     except KeyboardInterrupt:
         return INTERRUPTED

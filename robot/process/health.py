@@ -15,7 +15,13 @@ PERSISTS_S = 0.5
 MOVING_S = 2.0
 """How long a joint may push as hard as it can while it moves."""
 _STILL_S = 0.2
-_ERRORS = ((4, "overheated"), (32, "overloaded"), (8, "draws too much current"), (1, "voltage"))
+_OVERLOAD = 32
+_ERRORS = (
+    (4, "overheated"),
+    (_OVERLOAD, "overloaded"),
+    (8, "draws too much current"),
+    (1, "voltage"),
+)
 _GRIPPER = JOINTS.index("gripper")
 
 
@@ -87,7 +93,9 @@ class HealthWatch:
                 moves=bool(moved[i]),
             )
             yield from self._supply(joint, float(health.voltage_v[i]))
-            yield from _errors(joint, health.errors[i])
+            # One that holds something protects itself by holding it with less force.
+            forgiven = _OVERLOAD if i == _GRIPPER else 0
+            yield from _errors(joint, health.errors[i] & ~forgiven)
             if heat >= self._limits.temperature_c:
                 text = f"{joint} is hot: {heat:.0f} °C; let it cool, then reset"
                 yield f"heat {joint}", _Trouble(text)
@@ -127,5 +135,5 @@ class HealthWatch:
 def _errors(joint: str, error: int) -> Iterator[tuple[str, _Trouble]]:
     for bit, meaning in _ERRORS:
         if error & bit:
-            text = f"{joint} reports a fault: {meaning}; switch the servos' supply off and on"
+            text = f"{joint} reports a fault: {meaning}; reset, and if it stays, switch its supply off"
             yield f"error {bit} {joint}", _Trouble(text)

@@ -15,6 +15,10 @@ class Heartbeats:
         """Note that `client` lives."""
         self._heard[client] = now
 
+    def leave(self, client: str) -> None:
+        """Note that `client` has gone for good."""
+        self._heard[client] = -math.inf
+
     def drive(self, client: str, *, human: bool, now: float) -> None:
         """Make `client` the one whose silence counts; asking to drive is a sign of life."""
         self._drivers[human] = client

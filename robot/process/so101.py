@@ -32,7 +32,7 @@ REOPEN_S: Final = 1.0
 FASTEST, SLACK = 500.0, 8.0
 """Degrees a second that no joint exceeds, and degrees that it may differ besides."""
 _POSITION, _STATE = (56, 2), (40, 31)  # address and length of what is read
-_EEPROM, _MAX_ACCELERATION = (0, 40), (85, 1)
+_EEPROM, _TORQUE, _MAX_ACCELERATION = (0, 40), (40, 1), (85, 1)
 _IDS = tuple(range(1, len(JOINTS) + 1))
 _GRIPPER = JOINTS.index("gripper")
 _ANGLE_FEEDBACK = 0x10
@@ -110,7 +110,7 @@ class So101:
     def torque(self, *, on: bool) -> None:
         """Switch the torque of all servos, and look whether they obeyed; raise `LostReply`."""
         self._write("Torque_Enable", [int(on)] * len(JOINTS))
-        replies, _ = self._ask(40, 1)
+        replies, _ = self._ask(*_TORQUE)
         wrong = np.flatnonzero(replies[:, 0] != on).tolist()
         if wrong:
             names = ", ".join(_name(i) for i in wrong)
@@ -206,9 +206,12 @@ class So101:
             self._bus._handshake()
             self._require_calibration()
             if not self._is_configured():
+                held = bool(self._ask(*_TORQUE)[0].any())
                 # A servo that gets its torque back goes to its goal.
                 self.command(self.joint_pos())
                 robot.configure()
+                if not held:
+                    self.torque(on=False)
             self._patience_s = REPLY_S
         except (*_BROKEN, RuntimeError, LostReply) as error:
             sentence = self._diagnosis(device, error)

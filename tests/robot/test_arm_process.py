@@ -248,6 +248,51 @@ def test_a_client_that_comes_back_in_time_is_not_parked(rig):
     assert rig.mode is Mode.HOLD
 
 
+def test_a_client_whose_link_ends_is_not_waited_for(rig):
+    rig.run()
+    rig.process.leave("policy")
+    rig.beating = set()
+    rig.tick()
+    assert (rig.mode, rig.state.reason) == (Mode.HOLD, "'policy' has gone")
+    rig.tick(2.9)
+    assert rig.mode is Mode.HOLD
+    rig.tick(0.2)
+    assert rig.mode is Mode.PARK
+
+
+@pytest.mark.parametrize("human", [False, True])
+def test_an_arm_that_was_asked_to_hold_holds_when_whoever_drove_is_gone(rig, human):
+    if human:
+        rig.take_over()
+    else:
+        rig.run()
+    rig.process.request(Mode.HOLD, client="person" if human else "policy", human=human)
+    rig.beating = set()
+    rig.tick(10.0)
+    assert rig.mode is Mode.HOLD
+
+
+def test_a_second_policy_does_not_take_an_arm_from_the_first(rig):
+    rig.run()
+    with pytest.raises(ModeRefused, match="'policy' drives the arm"):
+        rig.process.request(Mode.RUN, client="other")
+    assert rig.propose(START).events == ()
+
+
+def test_whoever_drives_after_another_begins_at_the_measured_pose_and_slowly(rig):
+    rig.run().tick(1.0, goal=START + [20, 0, 0, 0, 0, 0])
+    rig.process.leave("policy")
+    rig.process.request(Mode.RUN, client="other")
+    here = rig.servos.pos.copy()
+    for _ in range(4):
+        rig.clock.time += DT
+        rig.process.beat("other")
+        goal = here + [60, 0, 0, 0, 0, 0]
+        rig.process.propose(goal, stamp=rig.clock.time, client="other")
+        rig.process.tick()
+    assert np.abs(rig.servos.sent[-1] - here).max() < 0.5
+
+
 def test_an_arm_that_nobody_drove_yet_just_holds(rig):
     rig.beating = set()
     rig.tick(10.0)
@@ -435,6 +480,17 @@ def test_a_hand_back_to_a_dead_policy_holds(rig):
     rig.process.request(Mode.RUN, client="person", human=True)
     rig.tick()
     assert rig.mode is Mode.HOLD
+
+
+def test_a_hand_back_to_a_policy_that_is_long_gone_holds_for_a_while(rig):
+    rig.run().take_over()
+    rig.beating = {"person"}
+    rig.tick(10.0)
+    rig.process.request(Mode.RUN, client="person", human=True)
+    rig.tick(2.9)
+    assert rig.mode is Mode.HOLD
+    rig.tick(0.3)
+    assert rig.mode is Mode.PARK
 
 
 def test_without_a_limit_proof_it_does_not_run():

@@ -1,6 +1,6 @@
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import numpy as np
@@ -364,6 +364,14 @@ def test_a_peer_from_elsewhere_gets_a_few_connections_only(monkeypatch):
         assert _all(ninth) == b""
         for link in (*links, ninth):
             link.close()
+
+
+def test_a_stop_is_heard_among_a_thousand_open_connections(rig, http):
+    with ExitStack() as links:
+        for _ in range(1000):
+            links.enter_context(socket.create_connection(_address(rig)))
+        assert http.post("/stop").json() == {"mode": "STOP"}
+        wait_until(lambda: len(_open(rig)) <= 256)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com"])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from robot.arm_config import ROOT
+from robot.arm_config import ROOT, runtime
 from robot.client import RemoteArm
 from robot.process.daemon import main
 from tests.robot.arm_rig import wait_until
@@ -38,6 +38,9 @@ def start(tmp_path):
     """Return what starts a daemon with changes to the arm's file, and ends it afterwards."""
     started = []
 
+    awake = runtime("test-arm", "awake")
+    awake.unlink(missing_ok=True)
+
     def start(*words, environ=None, **changes):
         port = write_arm(tmp_path, **changes)
         command = [sys.executable, "-m", "tests.robot.fake_daemon"]
@@ -57,6 +60,7 @@ def start(tmp_path):
     for process in started:
         process.kill()
         process.communicate()
+    awake.unlink(missing_ok=True)
 
 
 def ready(process):
@@ -105,6 +109,34 @@ def test_a_stopped_arm_keeps_its_torque(start):
     assert process.returncode == 4
 
 
+def test_after_a_crash_it_starts_stopped_until_somebody_resets_it(start):
+    first = start()
+    ready(first)
+    first.kill()
+    first.wait()
+    second = start()
+    ready(second)
+    assert (mode(second), state(second)["cause"]) == ("STOP", "fault")
+    assert "ended without parking" in state(second)["reason"]
+    wait_until(lambda: state(second)["cycle_s"] > 0)
+    assert httpx.post(f"{second.url}/reset").json() == {"mode": "HOLD"}
+    second.send_signal(signal.SIGTERM)
+    second.communicate(timeout=100)
+    third = start()
+    ready(third)
+    assert mode(third) == "HOLD"
+
+
+def test_after_a_crash_it_goes_on_where_it_was_told_so(start):
+    first = start()
+    ready(first)
+    first.kill()
+    first.wait()
+    second = start("after_crash=hold")
+    ready(second)
+    assert mode(second) == "HOLD"
+
+
 CLIENT = """
 import sys, time
 from robot.client import RemoteArm
@@ -119,18 +151,22 @@ while True:
 """
 
 
-def test_a_killed_client_is_a_silent_one(start):
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGKILL, "has gone"), (signal.SIGSTOP, "was not heard of for 0.")],
+)
+def test_an_arm_holds_when_its_client_dies_or_hangs(start, number, reason):
     process = start()
     ready(process)
     command = [sys.executable, "-c", CLIENT, process.url]
     with subprocess.Popen(command, cwd=ROOT) as client:
         try:
             wait_until(lambda: mode(process) == "RUN", timeout_s=60)
+            client.send_signal(number)
+            wait_until(lambda: mode(process) == "HOLD")
+            assert f"'victim#1' {reason}" in state(process)["reason"]
         finally:
             client.kill()
-        wait_until(lambda: mode(process) == "HOLD")
-    assert "victim" in state(process)["reason"]
-    assert "was not heard of for 0." in state(process)["reason"]
 
 
 @pytest.fixture

@@ -90,6 +90,13 @@ def test_a_gripper_may_hold_on_to_something():
     assert watched(holding, seconds=20.0, lag=20.0) is None
 
 
+def test_a_gripper_that_protects_itself_goes_on_holding():
+    holding = dataclasses.replace(GOOD, errors=(0, 0, 0, 0, 0, 32))
+    assert watched(holding, seconds=20.0, lag=20.0) is None
+    hot = dataclasses.replace(GOOD, errors=(0, 0, 0, 0, 0, 36))
+    assert "gripper reports a fault: overheated" in watched(hot, seconds=1.0)[1]
+
+
 def test_a_supply_that_sags_to_three_quarters_is_a_trouble():
     watch = HealthWatch()
     assert watched(GOOD, seconds=1.0, watch=watch) is None

@@ -103,6 +103,16 @@ def test_lasting_overload_leaves_protective_torque_and_says_so(servo):
     assert (servo.strength, servo.error) == (0.2, Error.OVERLOAD)
 
 
+def test_a_goal_that_turns_the_joint_back_ends_an_overload(servo):
+    servo.write(Register.TORQUE_ENABLE, b"\x01")
+    write_word(servo, Register.GOAL_POSITION, 2200)
+    pass_time(servo, 2.5, load=0.95)
+    write_word(servo, Register.GOAL_POSITION, 2300)
+    assert servo.strength == 0.2
+    write_word(servo, Register.GOAL_POSITION, 1900)
+    assert servo.strength == 1.0
+
+
 def test_switching_torque_off_ends_an_overload(servo):
     servo.write(Register.TORQUE_ENABLE, b"\x01")
     pass_time(servo, 2.5, load=0.95)

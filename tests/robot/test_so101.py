@@ -325,6 +325,20 @@ def test_a_port_that_was_unplugged_is_found_under_its_other_name(connect, line):
     np.testing.assert_allclose(arm.joint_pos(), POSE, atol=0.09)
 
 
+def test_servos_that_lost_their_power_come_back_without_torque(connect, line):
+    moment = 50.0
+    arm = connect(clock=lambda: moment)
+    line.unplug()
+    with pytest.raises(LostReply):
+        arm.joint_pos()
+    for servo in line.servos:
+        servo.power_cycle()
+    line.port.replug()
+    moment += 2.0
+    arm.joint_pos()
+    assert not any(servo.torque for servo in line.servos)
+
+
 class Adapter:
     def __init__(self, device, number):
         self.device, self.serial_number = device, number
