@@ -4,7 +4,8 @@
 
 Speeds are of alternating rounds in one process, so that a ratio holds where single figures drift.
 `lift` and `realtime` train until 80 % of the last 40 practice episodes truly succeeded, exploration
-and all; they take about 20 and 15 minutes.
+and all; they take about 20 and 15 minutes. `cycle`, `jitter` and `recorder` are of emulated arms
+and take 2, 1 and 6 minutes.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ WINDOW, ENOUGH = 40, 0.8
 GIVE_UP_S = 900
 ROUNDS, ROUND_S = 5, 2.0
 COMMANDS = 20_000
+RECORD_S = 300.0
 
 type Row = Mapping[str, object]
 
@@ -264,12 +267,36 @@ def _learn(task: str) -> float | None:
     return seconds_to_success(task, works=works, give_up_s=GIVE_UP_S)
 
 
+def bench_cycle() -> list[Row]:
+    """Compare an arm's whole cycle with LeRobot's own on one emulated bus."""
+    from ops.bench_arm import cycle  # noqa: PLC0415
+
+    return cycle()
+
+
+def bench_jitter() -> list[Row]:
+    """Measure how late the cycles of four arms' processes begin."""
+    from ops.bench_arm import jitter  # noqa: PLC0415
+
+    return jitter()
+
+
+def bench_recorder(seconds: float = RECORD_S) -> list[Row]:
+    """Count what a recording of two cameras drops, and what it costs."""
+    from ops.bench_arm import recorder  # noqa: PLC0415
+
+    return recorder(seconds)
+
+
 PARTS: Mapping[str, Callable[[], list[Row]]] = {
     "learner": bench_learner,
     "guard": bench_guard,
     "env": bench_env,
     "lift": bench_lift,
     "realtime": bench_realtime,
+    "cycle": bench_cycle,
+    "jitter": bench_jitter,
+    "recorder": bench_recorder,
 }
 
 
@@ -277,12 +304,15 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    text = "seconds that `recorder` records, %(default)g unless given"
+    parser.add_argument("--recorder-s", type=float, default=RECORD_S, help=text)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    parts = {**PARTS, "recorder": partial(bench_recorder, options.recorder_s)}
     rows: list[Row] = []
     for name in options.only:
         print(f"{name} ...", file=sys.stderr)
-        for row in PARTS[name]():
+        for row in parts[name]():
             rows.append({"part": name, **row})
             print(line_of(row))
     if options.json:
@@ -297,6 +327,8 @@ def line_of(row: Row) -> str:
         text += f", {row['p99_us']}"
     if "other" in row:
         text += f" against {row['other']} ({row['than']}), ratio {row['ratio']}"
+    if row.get("asked"):
+        text += f"; asked: {row['asked']}"
     return text
 
 

@@ -34,13 +34,18 @@ type Send = Callable[[Mapping[str, object]], None]
 
 
 def make_camera(name: str, settings: Mapping[str, object]) -> Any:  # noqa: ANN401 - LeRobot's own
-    """Return a LeRobot camera that is not connected; raise `ConfigError` for wrong settings."""
+    """Return a LeRobot camera that is not connected; raise `ConfigError` for wrong settings.
+
+    `package` names the module that brings a type which is neither LeRobot's own nor the twin's.
+    """
     # LeRobot's cameras are known once their modules are loaded, and loading all takes too long.
     cameras: Any = import_module("lerobot.cameras")
     kind = str(settings["type"])
-    rest = {key: value for key, value in settings.items() if key != "type"}
+    known = "robot.emulator.twin_camera" if kind == "twin" else f"lerobot.cameras.{kind}"
+    package = str(settings.get("package", known))
+    rest = {key: value for key, value in settings.items() if key not in {"type", "package"}}
     try:
-        import_module("robot.emulator.twin_camera" if kind == "twin" else f"lerobot.cameras.{kind}")
+        import_module(package)
         config = cameras.CameraConfig.get_choice_class(kind)(**rest)
         return cameras.make_cameras_from_configs({name: config})[name]
     except (ImportError, KeyError, TypeError, ValueError) as error:

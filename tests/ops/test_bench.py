@@ -27,6 +27,12 @@ def test_a_line_names_both_sides_and_the_ratio() -> None:
     assert bench.line_of({"what": "guard", "ours": 1.0, "p99_us": 2.0}) == "guard: 1.0, 2.0"
 
 
+def test_a_line_names_what_was_asked_for() -> None:
+    row: bench.Row = {"what": "frames dropped", "ours": 0, "asked": "none"}
+    assert bench.line_of(row) == "frames dropped: 0; asked: none"
+    assert bench.line_of({**row, "asked": None}) == "frames dropped: 0"
+
+
 def test_the_guard_alone_is_timed_and_written_down(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -215,6 +215,36 @@ def test_settings_that_lerobot_does_not_take_are_named(settings):
         make_camera("front", settings)
 
 
+PLUG_IN = """
+from dataclasses import dataclass
+from lerobot.cameras import Camera, CameraConfig
+
+@CameraConfig.register_subclass("periscope-of-a-friend")
+@dataclass(kw_only=True)
+class PeriscopeConfig(CameraConfig):
+    depth: int
+
+class Periscope(Camera):
+    def __init__(self, config):
+        super().__init__(config)
+        self.depth = config.depth
+    is_connected = False
+    find_cameras = connect = read = async_read = disconnect = None
+"""
+
+
+def test_a_camera_of_somebody_elses_comes_from_the_package_that_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a_friends_cameras.py").write_text(PLUG_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"type": "periscope-of-a-friend", "package": "a_friends_cameras", "depth": 9}
+    assert make_camera("front", settings).depth == 9
+
+
+def test_a_package_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"cameras\.front: No module named 'no_such_package'"):
+        make_camera("front", {"type": "opencv", "package": "no_such_package"})
+
+
 def test_wrong_words_are_a_usage_error(capfd, monkeypatch):
     keep = os.dup(1)
     try:

@@ -1,0 +1,451 @@
+"""What an arm's process and a recording cost, measured on emulated servos for `make bench`.
+
+The servos answer at once: the time of bytes on a real wire, which both sides of a comparison
+share, is not in these figures.
+"""
+
+import logging
+import math
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import numpy as np
+import structlog
+import yaml
+from lerobot.robots.so_follower import (  # pyright: ignore[reportMissingTypeStubs]
+    SO101Follower,
+    SO101FollowerConfig,
+)
+from numpy.typing import NDArray
+
+from ops.safety_checks.drivers import Wish, drive, swing
+from ops.safety_checks.rig import RigArm, RigError, rig
+from ops.slideshow import SLIDES, slides, taken_by
+from robot.arm import JOINTS, Joints, Observation
+from robot.arm_config import ArmConfig
+from robot.camera import encode_jpeg
+from robot.client import open_arm
+from robot.clock import WallClock
+from robot.guard import Guard
+from robot.journal import Episode, Journal, read_episode
+from robot.limits import SafetyLimits
+from robot.process.arm_process import PERIOD_S, ArmProcess
+from robot.process.arm_state import Mode
+from robot.process.port import PortLock, resolve_port
+from robot.process.so101 import So101
+from robot.recording.record import look, session_of
+from robot.recording.recorder import Recorder
+from robot.recording.take import Row as TakeRow
+from robot.recording.take import Take
+from robot.teleop.devices import Request
+
+type Row = Mapping[str, object]
+type Cycle = Callable[[], None]
+type Times = NDArray[np.float64]
+
+ROUNDS, CYCLES, WARM_UP = 5, 400, 25
+"""Of each side; the first cycles of a round are not counted."""
+GOAL_EVERY = 2
+"""Cycles of 20 ms: 25 Hz, where a policy's goals come at 20."""
+AMPLITUDE = 6.0
+"""Degrees to each side that a moving arm swings."""
+CLIENT = "bench"
+LEROBOT = "LeRobot's SO101Follower, get_observation and send_action, no cameras"
+
+READY_S = 30.0
+"""Within which a client drives."""
+ARMS, WINDOWS, WINDOW_S = 4, 3, 10.0
+"""An arm's process tells of its last ten seconds."""
+
+FPS, HEIGHT, WIDTH = 30, 480, 640
+CAMERAS = ("front", "side")
+TAKE_S = 60.0
+"""Longer takes would not fit into one file."""
+LOOK_FIRST_S, OVERTIME_S = 0.5, 60.0
+"""Before each take, and for all that is not recording: looking and sealing."""
+
+
+def cycle() -> list[Row]:
+    """Compare a whole cycle of ours with LeRobot's, in alternating rounds on one bus.
+
+    Ours has in it: the reading, every fifth time with the servos' health; silence, health and
+    following errors; the guarded step; the sending; a row as an episode keeps it, and in every
+    second cycle a new goal and its check. The socket that goals come through and the sealing at an
+    episode's end are not in it.
+    """
+    _log_little()
+    ours: list[list[float]] = []
+    theirs: list[list[float]] = []
+    with TemporaryDirectory() as scratch, free_bus(Path(scratch)) as (config, start):
+        for _ in range(ROUNDS):
+            with our_cycle(config, start) as one:
+                ours.append(timed(one))
+            with their_cycle(config, start) as one:
+                theirs.append(timed(one))
+    return cycle_rows(np.array(ours), np.array(theirs))
+
+
+def _log_little() -> None:
+    """Leave out what these programs log: modes that change, links that are lost at the end."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+
+
+@contextmanager
+def free_bus(folder: Path) -> Generator[tuple[ArmConfig, Joints]]:
+    """Yield an emulated arm that nobody owns, and where it is."""
+    with rig(1, folder) as [arm]:
+        start = arm.watch().state().joint_pos
+        arm.forget_watcher()
+        arm.daemon.kill()
+        arm.daemon.wait()
+        yield arm.config, start
+
+
+@contextmanager
+def our_cycle(config: ArmConfig, start: Joints) -> Generator[Cycle]:
+    """Yield a cycle of the arm's process while a client drives; raise `RigError` if that ends."""
+    lock = config.runtime("lock")
+    arm = So101(arm_id=config.arm_id, port=config.port, calibration=config.calibration, lock=lock)
+    with closing(arm):
+        guard = Guard(SafetyLimits.load(config.safety))
+        process = ArmProcess(arm, guard, WallClock(), park_pose=config.park_pose)
+        process.tick()
+        process.request(Mode.RUN, client=CLIENT)
+        take = Take(period_s=PERIOD_S, cameras=())
+        yield lambda: _drive_once(process, take, start)
+        if process.mode is not Mode.RUN:
+            raise RigError(f"the arm left RUN: {process.state().reason}")
+
+
+def _drive_once(process: ArmProcess, take: Take, start: Joints) -> None:
+    """Answer the last observation, keep a row of it, and let the process do one cycle."""
+    process.beat(CLIENT)
+    seen, events = process.observation(), ()
+    goal = swing(start, seen.stamp, AMPLITUDE)
+    if len(take.rows) % GOAL_EVERY == 0:
+        events = process.propose(goal, stamp=seen.stamp, client=CLIENT).events
+    take.rows.append(
+        TakeRow(
+            stamp=seen.stamp,
+            joint_pos=seen.joint_pos,
+            joint_target=seen.joint_target,
+            wanted=goal,
+            source="policy",
+            events=tuple(str(event) for event in events),
+        )
+    )
+    process.tick()
+
+
+@contextmanager
+def their_cycle(config: ArmConfig, start: Joints) -> Generator[Cycle]:
+    """Yield a cycle of LeRobot's own."""
+    settings = SO101FollowerConfig(
+        port=resolve_port(config.port),
+        id=config.calibration.stem,
+        calibration_dir=config.calibration.parent,
+        disable_torque_on_disconnect=False,
+    )
+    robot: Any = SO101Follower(settings)
+
+    def once() -> None:
+        robot.get_observation()
+        goal = swing(start, time.monotonic(), AMPLITUDE)
+        robot.send_action({f"{joint}.pos": goal[i] for i, joint in enumerate(JOINTS)})
+
+    with ExitStack() as stack:
+        stack.callback(PortLock(config.runtime("lock")).release)
+        robot.connect(calibrate=False)
+        stack.callback(robot.disconnect)
+        yield once
+
+
+def timed(once: Cycle) -> list[float]:
+    """Return how long each cycle took, seconds; they begin at the rate of an arm's process."""
+    clock, times = WallClock(), list[float]()
+    due = clock.now()
+    for _ in range(WARM_UP + CYCLES):
+        began = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - began)
+        due = max(due + PERIOD_S, clock.now())
+        clock.sleep_until(due)
+    return times[WARM_UP:]
+
+
+def cycle_rows(ours: Times, theirs: Times) -> list[Row]:
+    """Return figures of all cycles; a ratio is the median of the rounds' ratios."""
+    mine, other = figures(ours), figures(theirs)
+    rounds = [(figures(a), figures(b)) for a, b in zip(ours, theirs, strict=True)]
+    return [
+        {
+            "what": f"an arm's cycle, ms, {name}",
+            "ours": round(mine[name], 2),
+            "other": round(other[name], 2),
+            "than": LEROBOT,
+            "ratio": round(statistics.median(a[name] / b[name] for a, b in rounds), 2),
+            "asked": "ratio at most 1.2",
+            "cycles": ours.size,
+        }
+        for name in mine
+    ]
+
+
+def figures(times: Times) -> dict[str, float]:
+    """Return what is said of times in seconds, in ms."""
+    p50, p99 = np.percentile(times, [50, 99]).tolist()
+    return {"p50": 1e3 * p50, "mean": 1e3 * float(times.mean()), "p99": 1e3 * p99}
+
+
+def jitter() -> list[Row]:
+    """Ask four arms, each driven by a client at 20 Hz, how late their cycles at 50 Hz began."""
+    _log_little()
+    with TemporaryDirectory() as scratch, rig(ARMS, Path(scratch)) as arms:
+        for arm in arms:
+            _let_drive(arm)
+        pages: list[str] = []
+        for _ in range(WINDOWS):
+            time.sleep(WINDOW_S)
+            pages += [metrics(arm.config.url) for arm in arms]
+    return jitter_rows(pages)
+
+
+def _let_drive(arm: RigArm) -> None:
+    """Swing an arm from a thread of this process until the arm's own process ends."""
+    ours, theirs = Pipe(duplex=False)
+    wish = Wish(url=arm.config.url, client=CLIENT, amplitude=AMPLITUDE)
+    threading.Thread(target=drive, args=(theirs, wish), daemon=True).start()
+    if not ours.poll(READY_S):
+        raise RigError(f"{arm.arm_id} was not driven within {READY_S:g} s")
+
+
+def metrics(url: str) -> str:
+    """Return what an arm's process tells Prometheus."""
+    answer = httpx.get(f"{url}/metrics", timeout=5.0, trust_env=False)
+    return answer.raise_for_status().text
+
+
+def jitter_rows(pages: Sequence[str]) -> list[Row]:
+    """Return figures of the worst ten seconds of any arm."""
+    windows = [gauges(page) for page in pages]
+    names = (
+        ("p50", 'arm_late_quantile_seconds{quantile="0.5"}', None),
+        ("p99", 'arm_late_quantile_seconds{quantile="0.99"}', "at most 5"),
+        ("greatest", "arm_late_seconds", None),
+    )
+    return [
+        {
+            "what": f"lateness of a cycle, {ARMS} arms at 50 Hz, ms, {name} of the worst 10 s",
+            "ours": round(1e3 * max(window[gauge] for window in windows), 2),
+            "asked": asked,
+            "windows": len(windows),
+            "driven": sum(window['arm_mode{mode="RUN"}'] == 1 for window in windows),
+        }
+        for name, gauge, asked in names
+    ]
+
+
+def gauges(page: str) -> dict[str, float]:
+    """Return the figures of a page for Prometheus by name and labels."""
+    parts = [line.rpartition(" ") for line in page.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in parts}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """CPU seconds that were used in `wall_s` seconds."""
+
+    wall_s: float
+    recorder_s: float
+    """Of this process, which records."""
+    cameras_s: float
+    arm_s: float
+    """Of the arm's process, which would run without a recording as well."""
+
+    def percent(self, used_s: float) -> float:
+        """Return a share of one core."""
+        return round(100 * used_s / self.wall_s, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """What an episode lacks, counted in pictures."""
+
+    pictures: int
+    """As many as all rows of all cameras should have."""
+    missing: int
+    """Of rows that never came."""
+    stale: int
+    """Of rows that show an older picture than their camera had taken by then."""
+    between: int
+    """Taken between two rows, so that none shows it: rows come when joints were read, at 50 Hz."""
+
+
+def recorder(seconds: float) -> list[Row]:
+    """Record two webcams' pictures at 30 Hz as a person's episodes are, sealing included.
+
+    Takes are of a minute at most. A picture is ready in memory when it is due: what receiving and
+    decoding cost with a real webcam is not in it. `ps` counts whole seconds.
+    """
+    takes = max(1, math.ceil(seconds / TAKE_S))
+    with TemporaryDirectory() as scratch, rig(1, Path(scratch)) as [arm]:
+        _give_cameras(arm, Path(scratch))
+        journal = Journal(Path(scratch))
+        cost = record(arm, journal, takes=takes, take_s=seconds / takes)
+        numbers = {encode_jpeg(slide): n for n, slide in enumerate(slides(HEIGHT, WIDTH))}
+        losses = [losses_of(read_episode(path), numbers) for path in journal.episodes()]
+    return recorder_rows(cost, losses)
+
+
+def _give_cameras(arm: RigArm, folder: Path) -> None:
+    """Start an arm's process anew, with cameras."""
+    camera = {"type": "slideshow", "package": "ops.slideshow"}
+    size = {"width": WIDTH, "height": HEIGHT, "fps": FPS}
+    path = folder / f"{arm.arm_id}.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings["cameras"] = {name: {**camera, **size} for name in CAMERAS}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    arm.daemon.kill()
+    arm.daemon.wait()
+    arm.start_daemon()
+
+
+class Swinging:
+    """A device in a person's place that swings the arm about where it was."""
+
+    def __init__(self, start: Joints, *, until: float) -> None:
+        """Ask to quit at `until`, `time.monotonic()`, should the recording not be over."""
+        self._start, self._until = start, until
+
+    def poll(self) -> Sequence[Request]:
+        """Return what was asked for."""
+        return ["quit"] if time.monotonic() > self._until else []
+
+    def read(self, observation: Observation) -> Joints:
+        """Return where the joints shall be."""
+        return swing(self._start, observation.stamp, AMPLITUDE)
+
+    def close(self) -> None:
+        """Do nothing: there is no device."""
+
+
+def record(arm: RigArm, journal: Journal, *, takes: int, take_s: float) -> Cost:
+    """Record as `make record` does, keeping every take; raise `RigError` if it does not end."""
+    with ExitStack() as stack:
+        driver = stack.enter_context(closing(open_arm(arm.config, client=CLIENT, human=True)))
+        watcher = stack.enter_context(closing(open_arm(arm.config, client=f"{CLIENT}-cameras")))
+        start = driver.observe(frames=False).joint_pos
+        until = time.monotonic() + takes * take_s + OVERTIME_S
+        words = {"goal": "Swing.", "device": "scripted", "fps": str(FPS)}
+        recording = Recorder(
+            driver,
+            Swinging(start, until=until),
+            journal=journal,
+            session=session_of(words, driver, arm.config),
+            eyes=lambda: look(watcher),
+            episode_s=take_s,
+            hands_free=True,
+            max_late=1.0,
+            # A take begins with pictures that are there.
+            prepare=lambda _: time.sleep(LOOK_FIRST_S),
+            say=lambda sentence: print(f"  {sentence}", file=sys.stderr),
+        )
+        driver.mode(Mode.TAKEOVER)
+        cost = measured(arm.daemon.pid, lambda: recording.run(takes))
+    if len(journal.episodes()) < takes:
+        raise RigError(f"not all was recorded: {recording.state()}")
+    return cost
+
+
+def measured(daemon: int, work: Callable[[], object]) -> Cost:
+    """Do something and return what it cost; `daemon` is the process id of the arm's process."""
+    began, own, (arm, cameras) = time.monotonic(), time.process_time(), arm_cpu_s(daemon, ps())
+    work()
+    arm_after, cameras_after = arm_cpu_s(daemon, ps())
+    return Cost(
+        wall_s=time.monotonic() - began,
+        recorder_s=time.process_time() - own,
+        cameras_s=cameras_after - cameras,
+        arm_s=arm_after - arm,
+    )
+
+
+def ps() -> str:
+    """Return a line for each process: its id, its parent's, and the CPU time it has used."""
+    command = ["ps", "-A", "-o", "pid=,ppid=,time="]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+
+def arm_cpu_s(daemon: int, processes: str) -> tuple[float, float]:
+    """Return the CPU seconds of an arm's process and of the cameras' process that it started."""
+    lines = [line.split() for line in processes.splitlines()]
+    own = sum(cpu_s(used) for pid, _, used in lines if int(pid) == daemon)
+    return own, sum(cpu_s(used) for _, parent, used in lines if int(parent) == daemon)
+
+
+def cpu_s(text: str) -> float:
+    """Return the seconds of a time as `ps` writes it: `00:01:02`, `1-00:00:02` or `1:02.50`."""
+    days, _, clock = text.rpartition("-")
+    seconds = 86400.0 * int(days or 0)
+    return seconds + sum(
+        float(part) * 60**power for power, part in enumerate(reversed(clock.split(":")))
+    )
+
+
+def losses_of(episode: Episode, numbers: Mapping[bytes, int]) -> Losses:
+    """Return what a sealed episode lacks; `numbers` are those of the slides by their JPEG."""
+    cameras, rows = len(episode.frames), len(episode.stamps)
+    wanted = round((episode.stamps[-1] - episode.stamps[0]) * FPS) + 1
+    due = [taken_by(stamp, FPS) for stamp in episode.stamps.tolist()]
+    stale = sum(
+        numbers.get(jpeg) != number % SLIDES
+        for pictures in episode.frames.values()
+        for jpeg, number in zip(pictures, due, strict=True)
+    )
+    return Losses(
+        pictures=cameras * wanted,
+        missing=cameras * max(0, wanted - rows),
+        stale=stale,
+        between=cameras * (due[-1] - due[0] + 1 - len(set(due))),
+    )
+
+
+def recorder_rows(cost: Cost, losses: Sequence[Losses]) -> list[Row]:
+    """Return what was lost and what it cost."""
+    pictures = sum(one.pictures for one in losses)
+    missing, stale = sum(one.missing for one in losses), sum(one.stale for one in losses)
+    of = f"{pictures} pictures, {len(CAMERAS)} cameras of {WIDTH}x{HEIGHT} at {FPS} Hz"
+    return [
+        {
+            "what": f"dropped of {of}",
+            "ours": missing + stale,
+            "asked": "none",
+            "missing": missing,
+            "stale": stale,
+            "episodes": len(losses),
+        },
+        {
+            "what": f"taken between two rows, of {of}",
+            "ours": sum(one.between for one in losses),
+        },
+        {
+            "what": "CPU of recorder and cameras, percent of one core",
+            "ours": cost.percent(cost.recorder_s + cost.cameras_s),
+            "asked": "at most 60",
+            "recorder": cost.percent(cost.recorder_s),
+            "cameras": cost.percent(cost.cameras_s),
+            "arm_process": cost.percent(cost.arm_s),
+            "seconds": round(cost.wall_s, 1),
+        },
+    ]
