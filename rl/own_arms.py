@@ -1,16 +1,16 @@
 """Emulated arms of a run's own: emulators and arm processes that nobody else has started."""
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from rl.own_process import OwnProcess
 from robot.arm_config import ROOT, ArmConfig
 from robot.emulator.admin import EmulatorAdmin, NoEmulator
-from robot.tokens import TOKEN_VARIABLE
+from robot.tokens import own_token
 
 ARMS = ROOT / "conf" / "arm"
 START_S = 120.0
@@ -55,7 +55,7 @@ class OwnArms:
                 if f"{config.arm_id}-daemon" not in self._processes and is_emulated(config):
                     words = [f"folder={self._folder}", "after_crash=hold"]
                     self._start(config, "daemon", *words)
-            waiting = [config for config in waiting if not answers(config)]
+            waiting = [config for config in waiting if not is_ready(config)]
             if waiting and time.monotonic() > end:
                 names = ", ".join(config.arm_id for config in waiting)
                 raise ArmsNotReady(f"{names}: no answer within {limit_s:.0f} s; see {self._logs}")
@@ -81,13 +81,26 @@ class OwnArms:
 
 
 def answers(config: ArmConfig) -> bool:
-    """Return whether an arm's process is ready."""
-    token = os.environ.get(TOKEN_VARIABLE)
+    """Return whether an arm's process is there, in whatever mode."""
+    return _state(config) is not None
+
+
+def is_ready(config: ArmConfig) -> bool:
+    """Return whether an arm's process is there and has a picture of every camera."""
+    state = _state(config)
+    return state is not None and None not in dict(state["cameras"]).values()
+
+
+def _state(config: ArmConfig) -> Mapping[str, Any] | None:
+    """Return what an arm's process says of itself, None where there is none."""
+    token = own_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return httpx.get(f"{config.url}/ready", headers=headers, timeout=ASK_S).is_success
+        url = f"{config.url}/state"
+        answer = httpx.get(url, headers=headers, timeout=ASK_S, trust_env=False)
+        return answer.json() if answer.is_success else None
     except httpx.HTTPError:
-        return False
+        return None
 
 
 def is_emulated(config: ArmConfig) -> bool:

@@ -32,7 +32,6 @@ PROMISES = {
 }
 LATCHED_DEG = 10.0
 """How far a latched pose may be from the goal of a compliant arm: it sags."""
-MOVING = (Mode.RUN, Mode.TAKEOVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,7 @@ def _guard_killed(effort: Effort, arm: RigArm) -> list[Row]:
         full=200,
         broken=len(tally.wrong),
         how="The arm's process is killed while a client drives; goals are read from the servos' "
-        "registers; it is started again and must hold, not run, within what the judge allows.",
+        "registers; it is started again and must be stopped, within what the judge allows.",
         examples=tuple(tally.wrong[:MOST_EXAMPLES]),
     )
     back = Row(
@@ -302,7 +301,7 @@ def _one_guard_killed(arm: RigArm) -> tuple[float, str]:
     mode, goals = arm.watch().state().mode, arm.goals()
     moved = max(abs(a - b) for a, b in zip(goals, held, strict=True)) * 360 / 4095
     broken = arm.judged().broken - before
-    well = not dropped and mode not in MOVING and moved <= LATCHED_DEG and not broken
+    well = not dropped and mode is Mode.STOP and moved <= LATCHED_DEG and not broken
     if well:
         return seconds, ""
     return seconds, f"dropped {dropped}, {mode}, goals moved {moved:.1f} deg, judge {broken}"

@@ -41,10 +41,15 @@ class FakeProcess:
 @pytest.fixture
 def machine(monkeypatch):
     """Return the emulators that run and the arms that answer; no process is really started."""
-    running = SimpleNamespace(emulators=set(), arms=set())
+    running = SimpleNamespace(emulators=set(), arms=set(), dark=set())
+
+    def state(config):
+        age = None if config.arm_id in running.dark else 0.01
+        return {"cameras": {"front": age}} if config.arm_id in running.arms else None
+
     FakeProcess.all, FakeProcess.closed = [], []
     monkeypatch.setattr(own_arms, "OwnProcess", FakeProcess)
-    monkeypatch.setattr(own_arms, "answers", lambda config: config.arm_id in running.arms)
+    monkeypatch.setattr(own_arms, "_state", state)
     monkeypatch.setattr(own_arms, "is_emulated", lambda config: config.arm_id in running.emulators)
     monkeypatch.setattr(own_arms, "POLL_S", 0.0)
     return running
@@ -78,6 +83,15 @@ def test_an_arm_s_process_is_started_once_its_servos_are_there(machine, tmp_path
     monkeypatch.setattr(FakeProcess, "on_start", staticmethod(answer))
     own.wait(limit_s=5.0)
     assert started()[1:] == [("robot.process.daemon", "arm_id=arm01")]
+
+
+def test_an_arm_without_a_picture_is_there_and_not_ready(machine, tmp_path):
+    own = OwnArms(["arm01"], tmp_path)
+    machine.arms.add("arm01")
+    machine.dark.add("arm01")
+    with pytest.raises(ArmsNotReady, match="arm01: no answer"):
+        own.wait(limit_s=0.0)
+    assert OwnArms(["arm01"], tmp_path).started == []
 
 
 def test_what_was_started_ends_with_the_run_and_nothing_else(machine, tmp_path):
