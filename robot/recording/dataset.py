@@ -1,4 +1,4 @@
-"""Sealed episodes as a LeRobot v3 dataset: `make dataset-export dataset=NAME actions=absolute`.
+"""Sealed episodes as a LeRobot v3 dataset: `make dataset-export dataset=NAME actions=delta`.
 
 The journal is the truth and a dataset is made from it, as often as one likes: what was exported is
 not encoded again, and a dataset is replaced as a whole or not at all.
@@ -30,7 +30,7 @@ ACTIONS: tuple[Actions, ...] = get_args(Actions.__value__)
 LEROBOT, MANIFEST = "lerobot", "meta/journal.json"
 CODEC, QUALITY, ENCODER_FRAMES = "h264", 23, 256
 HUMAN = SOURCES.index("human")
-WORDS = {"dataset": "", "actions": "absolute", "rebuild": ""}
+WORDS = {"dataset": "", "actions": "", "rebuild": ""}
 
 
 class DatasetError(Exception):
@@ -74,11 +74,12 @@ def fps_of(episode: Episode) -> int:
 
 
 def export(
-    journal: Journal, root: Path, *, actions: Actions = "absolute", rebuild: bool = False
+    journal: Journal, root: Path, *, actions: Actions | None = None, rebuild: bool = False
 ) -> Manifest:
     """Bring the dataset at `root` up to date with the journal and return what it holds.
 
-    With `rebuild` nothing of an earlier export is used. Raise `DatasetError`.
+    It keeps its kind of actions unless told otherwise; a first one is absolute. With `rebuild`
+    nothing else of an earlier export is used. Raise `DatasetError`.
     """
     paths = journal.episodes()
     if not paths:
@@ -89,12 +90,14 @@ def export(
 
 
 def _brought_up_to_date(
-    root: Path, paths: Sequence[Path], *, actions: Actions, rebuild: bool
+    root: Path, paths: Sequence[Path], *, actions: Actions | None, rebuild: bool
 ) -> Manifest:
-    known = None if rebuild else read_manifest(root)
+    known = read_manifest(root)
+    actions = actions or (known.actions if known else "absolute")
     names = [path.stem for path in paths]
     if (
-        known is None
+        rebuild
+        or known is None
         or known.actions != actions
         or list(known.episodes) != names[: len(known.episodes)]
     ):
@@ -299,8 +302,19 @@ def dataset_folder(name: str) -> Path:
     return JOURNALS / name
 
 
-def actions_named(name: str) -> Actions:
-    """Return a kind of actions by its name; raise `UsageError`."""
+def known_journal(name: str) -> Journal:
+    """Return the journal of a dataset that was begun; raise `UsageError` where there is none."""
+    folder = dataset_folder(name)
+    if not folder.is_dir():
+        there = ", ".join(sorted(path.name for path in JOURNALS.glob("*/"))) or "none"
+        raise UsageError(f"dataset={name}: {folder} is no folder; datasets there: {there}")
+    return Journal(folder)
+
+
+def actions_named(name: str) -> Actions | None:
+    """Return a kind of actions by its name, None for no name; raise `UsageError`."""
+    if not name:
+        return None
     if name not in ACTIONS:
         raise UsageError(f"actions={name!r} is none of {', '.join(ACTIONS)}")
     return name
@@ -310,22 +324,17 @@ def main(argv: list[str], write: Callable[[str], object] = sys.stdout.write) -> 
     """Export a recording; return the exit code."""
     try:
         words = parse_words(argv, known=WORDS)
-        folder = dataset_folder(words["dataset"])
-        if words["actions"] not in ACTIONS:
-            raise UsageError(f"actions={words['actions']!r} is none of {', '.join(ACTIONS)}")  # noqa: TRY301
-        made = export(
-            Journal(folder),
-            folder / LEROBOT,
-            actions=actions_named(words["actions"]),
-            rebuild=words["rebuild"] == "yes",
-        )
+        actions = actions_named(words["actions"])
+        journal = known_journal(words["dataset"])
+        root = journal.folder / LEROBOT
+        made = export(journal, root, actions=actions, rebuild=words["rebuild"] == "yes")
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except DatasetError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    write(f"{folder / LEROBOT}: {len(made.episodes)} episodes, {made.actions} actions\n")
+    write(f"{root}: {len(made.episodes)} episodes, {made.actions} actions\n")
     return 0
 
 

@@ -14,9 +14,8 @@ from robot.recording.dataset import (
     DatasetError,
     Manifest,
     actions_named,
-    dataset_folder,
     export,
-    read_manifest,
+    known_journal,
 )
 from robot.recording.dataset_check import check
 from robot.sealed import Damaged, make_folder
@@ -37,9 +36,7 @@ def repair(
     for path in damaged:
         make_folder(aside)
         path.rename(aside / path.name)
-    known = read_manifest(root)
-    kind = actions or (known.actions if known else "absolute")
-    made = export(journal, root, actions=kind, rebuild=True)
+    made = export(journal, root, actions=actions, rebuild=True)
     defects = check(root, journal).defects
     if defects:
         raise DatasetError(f"it is still defective: {defects[0].where}: {defects[0].sentence}")
@@ -58,9 +55,10 @@ def main(argv: list[str], write: Callable[[str], object] = sys.stdout.write) -> 
     """Repair a dataset; return the exit code."""
     try:
         words = parse_words(argv, known=WORDS)
-        folder = dataset_folder(words["dataset"])
-        kind = actions_named(words["actions"]) if words["actions"] else None
-        made, aside = repair(Journal(folder), folder / LEROBOT, actions=kind)
+        kind = actions_named(words["actions"])
+        journal = known_journal(words["dataset"])
+        root = journal.folder / LEROBOT
+        made, aside = repair(journal, root, actions=kind)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -68,8 +66,8 @@ def main(argv: list[str], write: Callable[[str], object] = sys.stdout.write) -> 
         sys.stderr.write(f"{error}\n")
         return 1
     for name in aside:
-        write(f"{name} could not be read and lies in {folder / 'damaged'}\n")
-    write(f"{folder / LEROBOT}: {len(made.episodes)} episodes, no defects\n")
+        write(f"{name} could not be read and lies in {journal.folder / 'damaged'}\n")
+    write(f"{root}: {len(made.episodes)} episodes, no defects\n")
     return 0
 
 

@@ -1,28 +1,29 @@
 """Record a person's demonstrations: `make record ARM_ID=arm01 goal="…" dataset=NAME`.
 
-Keys, and lines to the telnet port, are `s` start, or end and keep; `a` abort; `q` quit; space (by
-telnet `x`) stops the arm. Recording goes on where it was left, until the journal has `episodes`.
+Keys, and lines to the telnet port, are `s` start, or end and keep; `a` abort; `q` quit; `?` state;
+space (by telnet `x`) stops the arm. The arm follows from the first `t` or `s` on. Recording goes on
+where it was left, until the journal has `episodes`. `actions=` is the dataset's kind of actions.
 """
 
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 import structlog
 
 from robot.arm_config import ArmConfig
-from robot.client import RemoteArm, open_arm
+from robot.client import ArmRefused, RemoteArm, open_arm
 from robot.journal import Journal, read_episode
 from robot.process.arm_state import Mode
 from robot.process.camera_feed import Picture
-from robot.recording.dataset import LEROBOT, DatasetError, dataset_folder, export
+from robot.recording.dataset import LEROBOT, DatasetError, actions_named, dataset_folder, export
 from robot.recording.recorder import Recorder
 from robot.recording.take import NotSealed
 from robot.recording.take_writer import Session
 from robot.sealed import Damaged, DiskFull
 from robot.teleop.devices import Request
-from robot.teleop.takeover import FAILURES, KEYS_HELP, fail, open_device, say
+from robot.teleop.takeover import FAILURES, KEYS_HELP, fail, open_device, say, take_free_arm
 from robot.teleop.takeover import WORDS as DEVICE_WORDS
 from robot.teleop.telnet import TelnetServer
 from robot.words import UsageError, parse_words
@@ -39,7 +40,9 @@ WORDS = {
     "telnet": "0",
     "max_late": "0.05",
     "export": "yes",
+    "actions": "",
 }
+TAKES_HELP = "s starts and ends a take, a aborts it; the arm follows from the first t or s on"
 
 
 def main(argv: list[str]) -> int:
@@ -47,10 +50,11 @@ def main(argv: list[str]) -> int:
     try:
         words = parse_words(argv, known=WORDS)
         folder = dataset_folder(words["dataset"])
+        actions = actions_named(words["actions"])
         journal = Journal(folder)
         record(words, journal)
         if words["export"] == "yes" and journal.episodes():
-            made = export(journal, folder / LEROBOT)
+            made = export(journal, folder / LEROBOT, actions=actions)
             say(f"{folder / LEROBOT}: {len(made.episodes)} episodes")
     except KeyboardInterrupt:
         return 130
@@ -81,14 +85,14 @@ def record(words: Mapping[str, str], journal: Journal) -> None:
             say=say,
         )
         telnet = stack.enter_context(serve(recorder, port=round(number(words, "telnet"))))
-        say(f"{KEYS_HELP}; s starts and ends a take, a aborts it; telnet 127.0.0.1 {telnet.port}")
-        arm.mode(Mode.TAKEOVER)
+        say(f"{KEYS_HELP}; {TAKES_HELP}; telnet 127.0.0.1 {telnet.port}")
+        take_free_arm(arm)
         try:
             recorder.run(round(number(words, "episodes")))
         except DiskFull:
-            arm.mode(Mode.PARK)
+            leave(arm, Mode.PARK)
             raise
-        arm.mode(Mode.HOLD)
+        leave(arm, Mode.HOLD)
 
 
 def session_of(words: Mapping[str, str], arm: RemoteArm, config: ArmConfig) -> Session:
@@ -102,7 +106,7 @@ def session_of(words: Mapping[str, str], arm: RemoteArm, config: ArmConfig) -> S
         goal=words["goal"].strip(),
         source="human",
         policy=f"human/{device}",
-        fps=number(words, "fps"),
+        fps=number(words, "fps", least=1.0),
         cameras=tuple(arm.hello.cameras),
         git_revision=git_revision(),
         config={
@@ -129,13 +133,21 @@ def refuse_mixing(journal: Journal, session: Session) -> None:
 
 def look(arm: RemoteArm) -> Mapping[str, Picture]:
     """Return the newest picture of each camera."""
-    arm.observe(frames=True)
     return arm.pictures()
+
+
+def leave(arm: RemoteArm, mode: Mode) -> None:
+    """Let go of the arm; one that was stopped stays so."""
+    with suppress(ArmRefused):
+        arm.mode(mode)
 
 
 def switch(arm: RemoteArm, request: Request) -> None:
     """Take the arm over again, after a stop was reset for example, or let go of it."""
-    arm.mode(Mode.TAKEOVER if request == "takeover" else Mode.HOLD)
+    try:
+        arm.mode(Mode.TAKEOVER if request == "takeover" else Mode.HOLD)
+    except ArmRefused as error:
+        say(f"no {request}: {error}")
 
 
 def serve(recorder: Recorder, *, port: int) -> TelnetServer:
@@ -155,14 +167,16 @@ def serve(recorder: Recorder, *, port: int) -> TelnetServer:
         ) from None
 
 
-def number(words: Mapping[str, str], name: str) -> float:
-    """Return a word as a number that is not negative; raise `UsageError`."""
+def number(words: Mapping[str, str], name: str, *, least: float = 0.0) -> float:
+    """Return a word as a number that is `least` or more; raise `UsageError`."""
     try:
         value = float(words[name])
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{name}={words[name]!r}; expected a number, e.g. {WORDS[name]}")
+    if not least <= value < float("inf"):
+        raise UsageError(
+            f"{name}={words[name]!r}; expected a number from {least:g} on, e.g. {WORDS[name]}"
+        )
     return value
 
 

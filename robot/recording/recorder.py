@@ -14,6 +14,7 @@ import structlog
 from robot.arm import Observation
 from robot.guard import Command, SafeArm
 from robot.journal import End, Journal
+from robot.process.arm_state import NOT_OBEYED
 from robot.process.camera_feed import Picture
 from robot.recording.take import NotSealed, Row
 from robot.recording.take_writer import MAX_LATE, Session, TakeWriter
@@ -26,7 +27,7 @@ type Eyes = Callable[[], Mapping[str, Picture]]
 
 
 class Phase(StrEnum):
-    """What a recorder is doing; the arm follows its device in all of them."""
+    """What a recorder is doing."""
 
     WAITING = "waiting"
     RECORDING = "recording"
@@ -63,6 +64,7 @@ class Recorder:
     ) -> None:
         """Record `arm`; its pictures come from `eyes`, or with its observations where it has none.
 
+        The arm follows `teleop` from the first take or `takeover` on, until `hand_back` or a stop.
         With `hands_free` every take starts by itself, after `prepare(number)`. `stop(reason)` is
         the arm's own stop; without one a stop holds the arm. `switch` is told of `takeover` and
         `hand_back`.
@@ -73,7 +75,7 @@ class Recorder:
         self._period_s = 1 / session.fps
         self._writer = TakeWriter(journal, session, arm.limits, max_late=max_late)
         self._requests: SimpleQueue[Request] = SimpleQueue()
-        self._phase, self._rows = Phase.WAITING, 0
+        self._phase, self._rows, self._follows = Phase.WAITING, 0, False
         self._began = self._lasted_s = 0.0
         self._sealed = len(journal.episodes())
         self._goal = self._sealed
@@ -160,7 +162,7 @@ class Recorder:
             self._start()
         recording = self._phase is Phase.RECORDING
         observation = self._arm.observe(frames=recording and self._eyes is None)
-        wanted = self._teleop.read(observation)
+        wanted = self._teleop.read(observation) if self._follows else None
         target = observation.joint_target if wanted is None else wanted
         command = self._arm.command(target, stamp=observation.stamp)
         if recording:
@@ -180,7 +182,7 @@ class Recorder:
     def _keep(self, observation: Observation, command: Command, row: Row) -> None:
         """Hand a row to the writer, unless the arm did not listen; end a take that is full."""
         for event in command.events:
-            if event.rule == "refused" and (event.detail or "").startswith("mode"):
+            if event.rule == "refused" and (event.detail or "").startswith(NOT_OBEYED):
                 self._hands_free = False
                 self._discard(f"the arm takes no commands ({event.detail})")
                 return
@@ -208,8 +210,13 @@ class Recorder:
             self._end("operator")
         elif request in ("takeover", "hand_back"):
             self._switch(request)
+            self._follows = request == "takeover"
+        elif request == "state":
+            self._say(self.state())
         elif request == "quit":
             self._quit.set()
+        elif request == "stop":
+            self._follows = False
         if request in ("abort", "quit", "stop") and recording:
             self._discard(f"{request} was asked for")
 
@@ -219,7 +226,7 @@ class Recorder:
         self._prepare(self._sealed)
         self._writer.begin()
         self._rows, self._lasted_s = 0, 0.0
-        self._phase = Phase.RECORDING
+        self._phase, self._follows = Phase.RECORDING, True
         self._say(f"recording episode {self._sealed + 1} of {self._goal}: {self._session.goal}")
 
     def _end(self, end: End) -> None:

@@ -76,14 +76,15 @@ class TakeWriter:
         """The name of every sealed episode, or why a take was not sealed."""
         self.full = False
         """Whether the running take has as many pictures as an episode may have."""
-        self._newest: dict[str, Frame | Picture] = {}
+        self._newest: dict[str, Picture] = {}
+        self._before: dict[str, Picture] = {}
         self._take: Take | None = None
         self._started_at = ""
         self._ending: tuple[str, End, float] | None = None
         self._closed = False
 
     def begin(self) -> None:
-        """Start a take with the newest picture of each camera."""
+        """Start a take with the newest two pictures of each camera."""
         self._inbox.put(self._begin)
 
     def row(self, row: Row) -> None:
@@ -119,16 +120,22 @@ class TakeWriter:
         self._take = Take(period_s=1 / self._session.fps, cameras=self._session.cameras)
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.full = False
-        self._see(self._newest)
+        # The newest may be of a moment after that at which the first row's joints were read.
+        self._take.see(self._before)
+        self._take.see(self._newest)
 
     def _row(self, row: Row) -> None:
         if self._take:
             self._take.rows.append(row)
 
     def _see(self, pictures: Mapping[str, Frame | Picture]) -> None:
-        self._newest.update(pictures)
+        for name, seen in pictures.items():
+            known = self._newest.get(name)
+            if known is None or seen.stamp > known.stamp:
+                picture = _picture(seen)
+                self._before[name], self._newest[name] = known or picture, picture
         if self._take:
-            self._take.see({name: _picture(seen) for name, seen in pictures.items()})
+            self._take.see(self._newest)
             self.full = self._take.size > MAX_BYTES
 
     def _end(self, name: str, end: End) -> None:

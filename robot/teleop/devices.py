@@ -11,7 +11,7 @@ from robot.kinematics import inverse, tool_position
 from robot.limits import SafetyLimits
 from robot.teleop.keys import HANGUP, Keys
 
-type Request = Literal["takeover", "hand_back", "stop", "start", "abort", "quit"]
+type Request = Literal["takeover", "hand_back", "stop", "start", "abort", "quit", "state"]
 REQUESTS: tuple[Request, ...] = get_args(Request.__value__)
 
 REQUEST_KEYS: dict[str, Request] = {
@@ -21,6 +21,7 @@ REQUEST_KEYS: dict[str, Request] = {
     "s": "start",
     "a": "abort",
     "q": "quit",
+    "?": "state",
     HANGUP: "quit",
 }
 TOOL_KEYS: dict[str, tuple[float, float, float]] = {
@@ -36,7 +37,7 @@ GRIPPER_KEYS = {"o": 1.0, "c": -1.0}
 JOG_KEYS = {"+": 1.0, "=": 1.0, "-": -1.0}
 KEYS_HELP = (
     "arrows, u and j move the tool; o and c open and close; 1-6 choose a joint, + and - move it; "
-    "t takes over, h hands back, space stops, q quits"
+    "t takes over, h hands back, space stops, ? says what goes on, q quits"
 )
 TOOL_STEP_M, JOINT_STEP, GRIPPER_STEP = 0.004, 1.5, 4.0
 """What one press moves: a key that is held repeats about thirty times a second."""

@@ -45,7 +45,7 @@ class TerminalKeys:
         self._file = sys.stdin.fileno() if descriptor is None else descriptor
         if not os.isatty(self._file):
             raise NoTerminal(
-                "keys need a terminal and there is none; start it in one, or use the telnet port"
+                "keys need a terminal and there is none: start it in one; over ssh, with ssh -t"
             )
         self._before = termios.tcgetattr(self._file)
         self._rest = ""

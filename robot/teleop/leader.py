@@ -64,7 +64,11 @@ class Leader:
 
 
 def open_leader(port: str, calibration: Path) -> Leader:
-    """Return the leader at `port`; raise `DeviceMissing` where it is none or not calibrated."""
+    """Return the leader at `port`; raise `DeviceMissing` where it is none or not calibrated.
+
+    Nothing is written to the servos before their calibration shows that they are this leader's:
+    another arm would fall.
+    """
     calibrate = (
         f"lerobot-calibrate --teleop.type=so101_leader --teleop.port={port} "
         f"--teleop.calibration_dir={calibration.parent} --teleop.id={calibration.stem}"
@@ -74,18 +78,34 @@ def open_leader(port: str, calibration: Path) -> Leader:
         SO101LeaderConfig(port=port, calibration_dir=calibration.parent, id=calibration.stem)
     )
     try:
-        leader.connect(calibrate=False)
+        _look_at(leader.bus)
         calibrated = leader.is_calibrated
+        if calibrated:
+            leader.configure()
     except (OSError, RuntimeError, ValueError) as error:
+        _let_be(leader.bus)
         what = " ".join(str(error).split())
         raise DeviceMissing(f"no leader arm answers at {port}: {what}; see make doctor") from error
     if not calibrated:
-        leader.disconnect()
+        _let_be(leader.bus)
         raise DeviceMissing(
             f"the leader at {port} has another calibration than {calibration}: {calibrate}"
         )
     log.info("leader connected", port=port, calibration=str(calibration))
     return Leader(leader)
+
+
+def _look_at(bus: Any) -> None:  # noqa: ANN401 - LeRobot has no types
+    """Open the port for this process alone, and only read."""
+    bus.connect(handshake=False)
+    bus.port_handler.ser.exclusive = True
+    bus._handshake()
+
+
+def _let_be(bus: Any) -> None:  # noqa: ANN401 - LeRobot has no types
+    """Close the port, and leave the torque of whoever is there as it was."""
+    if bus.is_connected:
+        bus.disconnect(disable_torque=False)
 
 
 def _refuse_strange(calibration: Path, calibrate: str) -> None:

@@ -11,13 +11,14 @@ from contextlib import closing
 import numpy as np
 
 from robot.arm import JOINTS, Joints, Observation, frozen
-from robot.arm_config import JOURNALS, ArmConfig
+from robot.arm_config import ArmConfig
 from robot.client import open_arm
 from robot.guard import Guard, SafeArm
 from robot.journal import Journal, read_episode
 from robot.process.arm_state import Mode
 from robot.process.parking import parking_way
-from robot.teleop.takeover import FAILURES, HumanArm, fail, say
+from robot.recording.dataset import known_journal
+from robot.teleop.takeover import FAILURES, HumanArm, fail, say, take_free_arm
 from robot.words import UsageError, parse_words
 
 SPEED, JOG_SPEED = 45.0, 15.0
@@ -122,7 +123,7 @@ def _tick(arm: SafeArm, target: Joints, period_s: float) -> Observation:
 def home(arm: HumanArm, config: ArmConfig, words: Mapping[str, str]) -> str:
     """Go to the start pose."""
     dataset = words["dataset"]
-    goal = start_pose(Journal(JOURNALS / dataset)) if dataset else config.start_pose
+    goal = start_pose(known_journal(dataset)) if dataset else config.start_pose
     _with_arm(arm, lambda: go(arm, goal, park=config.park_pose))
     return f"{config.arm_id} is at its start pose"
 
@@ -153,9 +154,7 @@ def jog_one(arm: HumanArm, config: ArmConfig, words: Mapping[str, str]) -> str: 
 
 def _with_arm(arm: HumanArm, motion: Callable[[], None]) -> None:
     """Do a motion as a person who has taken over, and let the arm hold afterwards."""
-    if arm.state().mode is Mode.RUN:
-        raise NotThere("a policy drives the arm; end it, or take over with make takeover")
-    arm.mode(Mode.TAKEOVER)
+    take_free_arm(arm)
     try:
         motion()
     finally:

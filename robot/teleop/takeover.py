@@ -1,7 +1,7 @@
 """Take an arm over by hand: `python -m robot.teleop.takeover arm_id=arm01 device=keyboard`.
 
 Devices: keyboard, gamepad, leader. `dead_man=d` makes gamepad and leader move only while that key
-is held.
+is held; a keyboard moves only while its keys are.
 """
 
 import sys
@@ -27,6 +27,7 @@ from robot.teleop.devices import (
     WithKeys,
 )
 from robot.teleop.keys import Keys, NoTerminal, TerminalKeys
+from robot.tokens import TokenError
 from robot.words import UsageError, parse_words
 
 PERIOD_S = 1 / 30
@@ -103,6 +104,8 @@ class Takeover:
                 self._before = before
         elif request == "hand_back":
             self._hand_back()
+        elif request == "state":
+            self._shown = ""
 
     def _hand_back(self) -> None:
         """Give the arm back to a policy that drove it, else let it hold."""
@@ -119,6 +122,13 @@ class Takeover:
             self._say(f"not {mode}: {error}")
             return False
         return True
+
+
+def take_free_arm(arm: HumanArm) -> None:
+    """Take an arm over that no policy drives; raise `ArmUnavailable`."""
+    if arm.state().mode is Mode.RUN:
+        raise ArmUnavailable("a policy drives the arm; end it, or take over with make takeover")
+    arm.mode(Mode.TAKEOVER)
 
 
 def observation_of(state: ArmState) -> Observation:
@@ -142,6 +152,11 @@ def open_device(
     name, dead_man = words["device"], words["dead_man"] or None
     if name not in DEVICES:
         raise UsageError(f"device={name!r} is none of {', '.join(DEVICES)}")
+    if dead_man and name == "keyboard":
+        raise UsageError(
+            f"dead_man={dead_man} is for gamepad and leader: with device=keyboard nothing moves "
+            "but while its own keys are pressed; leave dead_man= out"
+        )
     with ExitStack() as stack:
         pressed = keys or stack.enter_context(TerminalKeys())
         if name == "keyboard":
@@ -195,14 +210,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-FAILURES = (UsageError, ConfigError, DeviceMissing, NoTerminal, ArmUnavailable)
+FAILURES = (UsageError, ConfigError, TokenError, DeviceMissing, NoTerminal, ArmUnavailable)
 """What programs of a person at an arm say in one line."""
 
 
 def fail(error: Exception) -> int:
     """Write what went wrong in one line and return the exit code."""
     sys.stderr.write(" ".join(str(error).split()) + "\n")
-    if isinstance(error, UsageError | ConfigError):
+    if isinstance(error, UsageError | ConfigError | TokenError):
         return 2
     return 3 if isinstance(error, DeviceMissing | NoTerminal) else 1
 

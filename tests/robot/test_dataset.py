@@ -10,6 +10,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from pyarrow import parquet
 
 from robot.journal import Journal
+from robot.recording import dataset as dataset_module
 from robot.recording.dataset import DatasetError, actions_of, export
 from robot.recording.dataset import main as export_main
 from robot.recording.dataset_check import check
@@ -120,6 +121,22 @@ def test_an_export_of_another_kind_is_made_anew(made):
     assert export(journal, root, actions="delta").actions == "delta"
     item = LeRobotDataset("local/pick", root=root, video_backend="pyav")[0]
     np.testing.assert_allclose(item["action"], actions_of(make_episode(0), "delta")[0], atol=1e-4)
+
+
+def test_an_export_keeps_the_kind_of_actions(made):
+    journal, root = made
+    export(journal, root, actions="delta")
+    journal.seal(make_episode(2))
+    assert export(journal, root).actions == "delta"
+    item = LeRobotDataset("local/pick", root=root, video_backend="pyav")[2 * STEPS]
+    np.testing.assert_allclose(item["action"], actions_of(make_episode(2), "delta")[0], atol=1e-4)
+
+
+def test_an_export_that_died_before_it_was_whole_keeps_the_kind_of_actions(made):
+    journal, root = made
+    export(journal, root, actions="delta")
+    root.rename(root.with_name(".lerobot.old"))
+    assert export(journal, root).actions == "delta"
 
 
 def test_an_export_that_died_leaves_the_dataset_of_before(made):
@@ -257,6 +274,15 @@ def test_the_table_ends_with_one_when_there_are_defects(made, tmp_path):
 def test_words_that_mean_nothing_end_with_two(program, capsys):
     assert program(["dataset=../etc"]) == 2
     assert "expected letters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [repair_main, export_main])
+def test_a_dataset_that_is_not_there_is_told_and_not_made(program, tmp_path, monkeypatch, capsys):
+    Journal(tmp_path / "pick-cube")
+    monkeypatch.setattr(dataset_module, "JOURNALS", tmp_path)
+    assert program(["dataset=pick-cub"]) == 2
+    assert capsys.readouterr().err.endswith("pick-cub is no folder; datasets there: pick-cube\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["pick-cube"]
 
 
 # How a motion is

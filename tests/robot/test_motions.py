@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from robot.arm import frozen
+from robot.arm_config import ArmConfig
+from robot.client import ArmUnavailable
 from robot.guard import Command, Guard, GuardedArm, GuardEvent
 from robot.journal import Journal
 from robot.limits import SafetyLimits
 from robot.process.arm_state import Mode
+from robot.recording import dataset
 from robot.scene import Item, Layout
 from robot.teleop import motions
 from robot.teleop.motions import JOG_SPEED, PERIOD_S, NotThere, go, jog, start_pose
@@ -92,6 +95,18 @@ def test_home_of_nothing_is_refused(tmp_path):
         start_pose(Journal(tmp_path))
 
 
+def test_home_of_a_dataset_that_is_not_there_makes_none_and_names_those_that_are(
+    tmp_path, monkeypatch
+):
+    Journal(tmp_path / "pick-cube")
+    monkeypatch.setattr(dataset, "JOURNALS", tmp_path)
+    with pytest.raises(UsageError, match=r"pick-cub is no folder; datasets there: pick-cube"):
+        motions.home(None, ArmConfig.load("arm01"), {"dataset": "pick-cub"})
+    with pytest.raises(UsageError, match="expected letters"):
+        motions.home(None, ArmConfig.load("arm01"), {"dataset": "../etc"})
+    assert [path.name for path in tmp_path.iterdir()] == ["pick-cube"]
+
+
 class Process(SimpleNamespace):
     def state(self):
         return SimpleNamespace(mode=self.modes[-1], reason="a test wants it")
@@ -109,7 +124,7 @@ def test_a_motion_leaves_the_arm_holding():
 
 def test_a_motion_does_not_take_the_arm_from_a_policy():
     process = Process(modes=[Mode.RUN])
-    with pytest.raises(NotThere, match="a policy drives the arm"):
+    with pytest.raises(ArmUnavailable, match="a policy drives the arm"):
         motions._with_arm(process, lambda: None)
     assert process.modes == [Mode.RUN]
 

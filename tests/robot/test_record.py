@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,19 +15,23 @@ import pytest
 
 from robot.arm import frozen
 from robot.camera import Frame
-from robot.client import ArmUnavailable, LinkLost
+from robot.client import ArmUnavailable, LinkLost, RemoteArm
 from robot.guard import Command, Guard, GuardedArm, GuardEvent
 from robot.journal import SOURCES, Journal, read_episode
 from robot.limits import SafetyLimits
+from robot.process.arm_state import Mode
 from robot.process.camera_feed import Picture
 from robot.recording import dataset
 from robot.recording import record as record_module
+from robot.recording.dataset import Manifest
 from robot.recording.record import main, refuse_mixing, serve
 from robot.recording.recorder import Recorder
 from robot.recording.take import NotSealed, Row, Take
-from robot.recording.take_writer import Session
+from robot.recording.take_writer import Session, TakeWriter
 from robot.sealed import DiskFull
 from robot.words import UsageError
+from tests.robot.arm_rig import served
+from tests.robot.recorded import make_episode
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = SafetyLimits.load(ROOT / "conf" / "safety" / "default.yaml")
@@ -147,7 +152,7 @@ def test_the_take_after_a_discarded_one_has_none_of_its_rows(arm, journal):
     record(arm, journal, Scripted(requests))
     episode = read_episode(journal.episodes()[0])
     assert episode.steps == 3
-    assert episode.joint_pos[0, 0] == pytest.approx(START[0] + 0.5 * 9)
+    assert episode.joint_pos[0, 0] == pytest.approx(START[0] + 0.5 * 8)
 
 
 def test_recording_goes_on_where_it_was_left(arm, journal):
@@ -155,6 +160,28 @@ def test_recording_goes_on_where_it_was_left(arm, journal):
     tally = record(arm, journal, Scripted(), episodes=3, hands_free=True)
     assert tally.sealed == 2
     assert [path.name[:6] for path in journal.episodes()] == ["000000", "000001", "000002"]
+
+
+@pytest.mark.parametrize(
+    ("requests", "ticks"),
+    [
+        ({}, 0),
+        ({5: ["takeover"]}, 6),
+        ({5: ["start"]}, 6),
+        ({2: ["takeover"], 5: ["hand_back"]}, 3),
+        ({2: ["start"], 5: ["stop"]}, 3),
+        ({2: ["start"], 5: ["abort"]}, 9),
+    ],
+)
+def test_an_arm_follows_only_whoever_took_it(arm, journal, requests, ticks):
+    record(arm, journal, Scripted({**requests, 10: ["quit"]}))
+    assert arm.observe(frames=False).joint_target[0] == pytest.approx(START[0] + 0.5 * ticks)
+
+
+def test_a_question_mark_says_what_is_going_on(arm, journal):
+    heard = []
+    record(arm, journal, Scripted({2: ["state"], 4: ["quit"]}), say=heard.append)
+    assert heard == ["waiting; 0 of 1 episodes sealed, 0 takes discarded, 0 refused"]
 
 
 def test_requests_of_other_threads_are_obeyed(arm, journal):
@@ -172,18 +199,19 @@ def test_a_stop_from_another_thread_reaches_the_arm_at_once(arm, journal):
     assert reasons == ["the operator's wish"]
 
 
-def test_a_take_ends_when_the_arm_takes_no_commands(arm, journal):
-    class Stopped:
+@pytest.mark.parametrize("reason", ["mode:STOP", "driver:record#7"])
+def test_a_take_ends_when_the_arm_is_in_other_hands(arm, journal, reason):
+    class Elsewhere:
         def __getattr__(self, name):
             return getattr(arm, name)
 
         def command(self, joint_target, *, stamp):
-            event = GuardEvent("refused", "mode:STOP")
+            event = GuardEvent("refused", reason)
             return Command(joint_target=frozen(joint_target), events=(event,))
 
     heard = []
-    record(Stopped(), journal, Scripted({1: ["start"], 5: ["quit"]}), say=heard.append)
-    assert "take discarded: the arm takes no commands (mode:STOP)" in heard
+    record(Elsewhere(), journal, Scripted({1: ["start"], 5: ["quit"]}), say=heard.append)
+    assert f"take discarded: the arm takes no commands ({reason})" in heard
 
 
 def test_a_full_disk_ends_the_recording_and_holds_the_arm(arm, journal, monkeypatch):
@@ -272,6 +300,21 @@ def take(*, row_s=1 / FPS, picture_s=1 / FPS, rows=60):
     return made
 
 
+def test_a_picture_that_is_newer_than_the_first_row_does_not_cost_the_take(journal):
+    writer = TakeWriter(journal, SESSION, LIMITS)
+    for stamp in (1.00, 1.03):
+        writer.see({"front": Picture(jpeg=b"%.2f" % stamp, stamp=stamp)})
+    writer.begin()
+    for row in take(rows=2).rows:
+        writer.row(replace(row, stamp=row.stamp + 1.02))
+    writer.see({"front": Picture(jpeg=b"1.06", stamp=1.06)})
+    writer.end("000000-0a1b2c3d", "operator")
+    writer.close()
+    writer.run()
+    assert writer.outcomes.get() == "000000-0a1b2c3d"
+    assert list(read_episode(journal.episodes()[0]).frames["front"]) == [b"1.00", b"1.03"]
+
+
 INFO = SESSION.info("000000-0a1b2c3d", "operator", "2026-11-21T10:00:00+00:00")
 
 
@@ -333,6 +376,7 @@ def test_telnet_asks_the_recorder(arm, journal):
         ["goal=Lift."],
         ["dataset=../etc", "goal=Lift."],
         ["dataset=pick", "speed=9"],
+        ["dataset=pick", "goal=Lift.", "actions=wild"],
         ["dataset=pick", "goal=Lift.", "arm_id=arm99"],
     ],
 )
@@ -347,6 +391,64 @@ def test_nobody_home_ends_with_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(record_module, "open_arm", raising(ArmUnavailable("nobody answers")))
     assert main(["dataset=pick", "goal=Lift."]) == 1
     assert capsys.readouterr().err == "nobody answers\n"
+
+
+@pytest.fixture
+def process(tmp_path, monkeypatch):
+    """Serve an arm for the program to find, and give it a dataset folder."""
+    monkeypatch.setattr("robot.process.arm_process.SILENCE_S", 60.0)
+    monkeypatch.setattr(dataset, "JOURNALS", tmp_path)
+    with served() as rig:
+
+        def open_arm(config, **options):
+            return RemoteArm(rig.url, timeout_s=20.0, **options)
+
+        monkeypatch.setattr(record_module, "open_arm", open_arm)
+        yield rig.process
+
+
+def seal_one(folder, **config):
+    episode = make_episode(0)
+    Journal(folder).seal(replace(episode, info=replace(episode.info, config=config)))
+
+
+def record_as_typed(monkeypatch, teleop, *words):
+    monkeypatch.setattr(record_module, "open_device", lambda *_: nullcontext(teleop))
+    return main(["dataset=pick", "goal=Lift.", "max_late=1", "fps=20", *words])
+
+
+def test_whoever_stops_the_arm_and_quits_keeps_what_was_sealed(process, tmp_path, monkeypatch):
+    exported = []
+
+    def export(journal, root, *, actions):
+        exported.append(actions)
+        return Manifest(actions=actions, fps=20, episodes=(), goals=())
+
+    monkeypatch.setattr(record_module, "export", export)
+    seal_one(tmp_path / "pick", fps=20.0, cameras={"front": [32, 48]})
+    teleop = Scripted({2: ["start"], 4: ["stop"], 6: ["quit"]})
+    assert record_as_typed(monkeypatch, teleop, "actions=delta") == 0
+    assert (exported, process.mode) == (["delta"], Mode.STOP)
+
+
+def test_a_stopped_arm_that_is_asked_for_says_so_and_recording_goes_on(
+    process, monkeypatch, capsys
+):
+    teleop = Scripted({2: ["stop"], 4: ["takeover"], 6: ["quit"]})
+    assert record_as_typed(monkeypatch, teleop) == 0
+    assert "no takeover: " in capsys.readouterr().out
+
+
+def test_an_arm_that_a_policy_drives_is_left_to_it(process, monkeypatch, capsys):
+    process.request(Mode.RUN, client="policy")
+    assert record_as_typed(monkeypatch, Scripted()) == 1
+    assert "a policy drives the arm" in capsys.readouterr().err
+    assert process.mode is Mode.RUN
+
+
+def test_a_rate_of_nothing_is_a_usage_error(process, monkeypatch, capsys):
+    assert record_as_typed(monkeypatch, Scripted(), "fps=0") == 2
+    assert "fps='0'; expected a number from 1 on" in capsys.readouterr().err
 
 
 def raising(error):

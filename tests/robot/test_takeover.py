@@ -10,6 +10,7 @@ from robot.teleop.devices import (
     Keyboard,
 )
 from robot.teleop.takeover import Takeover, main, open_device
+from robot.tokens import TokenError
 from robot.words import UsageError
 from tests.robot.devices import LIMITS, START, Fixed, Pressed
 
@@ -115,6 +116,17 @@ def test_a_person_sees_what_holds_the_arm_back():
     assert heard == ["TAKEOVER: a test wants it; held back by table:gripper"]
 
 
+def test_a_question_mark_says_again_what_is_going_on():
+    process, heard = Process(Mode.HOLD), []
+    keys = Pressed()
+    takeover = Takeover(process, Keyboard(keys, LIMITS), say=heard.append)
+    takeover.tick()
+    takeover.tick()
+    keys.keys = ["?"]
+    takeover.tick()
+    assert heard == ["HOLD: a test wants it"] * 2
+
+
 # The program
 
 
@@ -122,6 +134,21 @@ def test_an_unknown_device_is_a_usage_error():
     words = {"device": "mouse", "dead_man": ""}
     with pytest.raises(UsageError, match="keyboard, gamepad, leader"), open_device(words, LIMITS):
         pass
+
+
+def test_a_dead_man_key_that_would_do_nothing_is_a_usage_error():
+    words, keys = {"device": "keyboard", "dead_man": "d"}, Pressed()
+    with pytest.raises(UsageError, match="gamepad and leader"), open_device(words, LIMITS, keys):
+        pass
+
+
+def test_a_token_file_that_others_can_read_is_told_with_its_remedy(monkeypatch, capsys):
+    def open_to_others(*_, **__):
+        raise TokenError("run/tokens can be read by others (mode 0644): chmod 600 run/tokens")
+
+    monkeypatch.setattr("robot.teleop.takeover.open_arm", open_to_others)
+    assert main([]) == 2
+    assert "chmod 600" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["arm=arm01"], ["arm_id=arm99"], ["takeover"]])

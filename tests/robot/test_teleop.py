@@ -69,7 +69,7 @@ def test_a_terminal_that_is_gone_asks_to_quit():
 
 def test_without_a_terminal_there_are_no_keys():
     read, write = os.pipe()
-    with pytest.raises(NoTerminal, match="telnet"):
+    with pytest.raises(NoTerminal, match="start it in one"):
         TerminalKeys(read)
     os.close(read)
     os.close(write)
