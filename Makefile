@@ -64,7 +64,7 @@ home: setup-arm ## Move an arm to where its episodes start (ARM_ID=arm01 dataset
 park: setup-arm ## Fold an arm to rest and switch its torque off (ARM_ID=arm01)
 	@do=park $(launch) robot.teleop.motions ARM_ID do
 
-jog: setup-arm ## Move an arm joint by joint (ARM_ID=arm01)
+jog: setup-arm ## Move an arm joint by joint (ARM_ID=arm01 joint=elbow_flex by=5)
 	@do=jog $(launch) robot.teleop.motions ARM_ID do
 
 record: setup-arm ## Record episodes of a person into a dataset (ARM_ID=arm01 goal="…" dataset=…)

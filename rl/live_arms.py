@@ -9,6 +9,8 @@ from typing import Any, Protocol, cast
 import httpx
 import structlog
 
+from robot.access import is_loopback
+
 log = structlog.get_logger(__name__)
 
 PERIOD_S = 0.1
@@ -33,6 +35,8 @@ class Answer:
 
     status: int
     message: str
+    absent: bool = False
+    """Whether nobody on this machine listens where the arm's process would, or ever did."""
 
 
 class Arms(Protocol):
@@ -54,10 +58,14 @@ class ArmLink:
         """Begin to ask; `token` is what its process wants of those who look."""
         self.address = address
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.Client(base_url=address.url, timeout=DEADLINE_S, headers=headers)
+        # Proxies of the environment are for the internet, not for an arm.
+        self._client = httpx.Client(
+            base_url=address.url, timeout=DEADLINE_S, headers=headers, trust_env=False
+        )
         self._state: Mapping[str, Any] | None = None
         self._trouble = "not asked yet"
         self._answered_at = float("-inf")
+        self._was_there = False
         self._round_trip_s = 0.0
         self._pictures: dict[str, tuple[float, bytes]] = {}
         self._locks = {camera: threading.Lock() for camera in address.cameras}
@@ -116,12 +124,21 @@ class ArmLink:
         try:
             # A client of its own: a stop waits behind nothing.
             answer = httpx.post(
-                self.address.url + path, json=content, headers=headers, timeout=DEADLINE_S
+                self.address.url + path,
+                json=content,
+                headers=headers,
+                timeout=DEADLINE_S,
+                trust_env=False,
             )
         except httpx.HTTPError as error:
             said = f"{self.address.arm_id} does not answer ({type(error).__name__})"
-            return Answer(status=502, message=said)
+            return Answer(status=502, message=said, absent=self._is_absent(error))
         return Answer(status=answer.status_code, message=_message(answer))
+
+    def _is_absent(self, error: httpx.HTTPError) -> bool:
+        # Out of reach is not absent: on another machine an arm may be moving.
+        here = is_loopback(self._client.base_url.host)
+        return here and isinstance(error, httpx.ConnectError) and not self._was_there
 
     def _ask(self) -> None:
         wait_s = 0.0
@@ -129,6 +146,7 @@ class ArmLink:
             started = time.monotonic()
             try:
                 answer = self._client.get("/state")
+                self._was_there = True
                 answer.raise_for_status()
                 content: object = answer.json()
             except (httpx.HTTPError, ValueError) as error:

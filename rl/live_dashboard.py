@@ -1,7 +1,7 @@
 """Arms and learning in a browser, with a stop button: `make dashboard ARMS=arm01,arm02`.
 
-`python -m rl.live_dashboard port=18090 arms=arm01,arm02 runs=runs` serves this machine only. From
-another one: `ssh -L 18090:127.0.0.1:18090 …`.
+`python -m rl.live_dashboard port=18100 arms=arm01,arm02 runs=runs` serves this machine only. From
+another one: `ssh -L 18100:127.0.0.1:18100 …`.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ PERIOD_S = 0.1
 MAX_BODY = 4096
 LINKS = ("REWARDER_URL", "POLICY_SERVER_URL", "LEARNER_URL")
 WORDS = {
-    "port": "18090",
+    "port": "18100",
     "arms": "arm01,arm02,arm03,arm04",
     "runs": "runs",
     "folder": str(ROOT / "conf" / "arm"),
@@ -122,8 +122,10 @@ def _add_orders(app: FastAPI, arms: LinkedArms) -> None:
             raise RefusedError(404, "not_found", "there is no such arm")
         chosen = list(arms.links) if wanted is None else [str(wanted)]
         answers = await asyncio.to_thread(arms.stop, chosen)
-        worst = max(each.status for each in answers.values())
-        return JSONResponse({n: _said(a) for n, a in answers.items()}, 200 if worst < 400 else 502)
+        # What was never there cannot be stopped: no alarm, as long as something was.
+        there = [each.status for each in answers.values() if not each.absent]
+        stopped = bool(there) and max(there) < 400
+        return JSONResponse({n: _said(a) for n, a in answers.items()}, 200 if stopped else 502)
 
     @app.post("/reset")
     async def reset(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -178,7 +180,7 @@ async def _stream(arms: LinkedArms) -> AsyncIterator[str]:
 async def _link(url: str) -> Mapping[str, object]:
     started = asyncio.get_running_loop().time()
     try:
-        async with httpx.AsyncClient(timeout=1.0) as client:
+        async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
             reply = await client.get(f"{url.rstrip('/')}/health")
     except (httpx.HTTPError, httpx.InvalidURL):
         return {"ok": False, "ms": None}
@@ -190,7 +192,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
     data = await json_body(request, max_bytes=MAX_BODY)
     try:
         content: object = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise RefusedError(400, "not_json", 'send a JSON object, e.g. {"arm": "arm01"}')
@@ -198,7 +200,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
 
 
 def _said(said: Answer) -> dict[str, object]:
-    return {"ok": said.status < 400, "message": said.message}
+    return {"ok": said.status < 400, "message": said.message, "absent": said.absent}
 
 
 def addresses(arm_ids: Sequence[str], folder: Path) -> list[ArmAddress]:
@@ -226,7 +228,7 @@ def main(argv: Sequence[str]) -> int:
         # To look with; a reset takes the token that a person types.
         token = own_token()
         links = {name: os.environ[name] for name in LINKS if os.environ.get(name)}
-        listening = listen("127.0.0.1", port, guarded=False, remedy=", or port=18091")
+        listening = listen("127.0.0.1", port, guarded=False, remedy=", or port=18099")
     except (UsageError, ConfigError, TokenError) as error:
         sys.stderr.write(f"{error}\n")
         return USAGE

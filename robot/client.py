@@ -96,7 +96,6 @@ class RemoteArm:
         self._human, self._patience_s = human, patience_s
         self._arm_clock = ArmClock()
         self.clock: Clock = self._arm_clock
-        self._pictures: Mapping[str, Picture] = {}
         self._frames: dict[str, Frame] = {}
         self._target: Joints | None = None
         self._link = Link(url, timeout_s=timeout_s)
@@ -122,8 +121,12 @@ class RemoteArm:
             raise self._nonsense(error) from error
 
     def pictures(self) -> Mapping[str, Picture]:
-        """Return the pictures of the last observation as they came: JPEG, for a recorder."""
-        return self._pictures
+        """Return the newest picture of each camera as it comes: JPEG, for a recorder."""
+        reply = self._link.ask({"op": "observe", "frames": True})
+        try:
+            return _pictures_of(reply)
+        except MessageError as error:
+            raise self._nonsense(error) from error
 
     def command(self, joint_target: object, *, stamp: float) -> Command:
         """Propose a goal, which the arm's guard checks; return what became of it."""
@@ -195,7 +198,6 @@ class RemoteArm:
             # What was decoded once is not decoded again.
             if known is None or known.stamp != picture.stamp:
                 self._frames[name] = Frame(image=_image(name, picture), stamp=picture.stamp)
-        self._pictures = pictures
         return {name: self._frames[name] for name in pictures}
 
     def _last_target(self) -> Joints:

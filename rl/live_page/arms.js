@@ -30,10 +30,15 @@ async function post(path, content) {
 
 async function stop(arm) {
   try {
-    const { said } = await post("/stop", { arm });
-    const failed = Object.entries(said).filter(([, one]) => one.ok !== true);
-    if (failed.length === 0) show(`Stopped: ${Object.keys(said).join(", ")}`, true);
-    else show(`NOT stopped: ${failed.map(([name, one]) => `${name} (${one.message || one})`).join("; ")}. Use the switch in the servo supply.`, false);
+    const { ok, said } = await post("/stop", { arm });
+    const arms = Object.entries(said);
+    const names = (some) => some.map(([name]) => name).join(", ");
+    const stopped = arms.filter(([, one]) => one.ok === true);
+    const absent = arms.filter(([, one]) => one.absent === true);
+    const failed = arms.filter(([, one]) => one.ok !== true && one.absent !== true);
+    const alarms = (failed.length ? failed : absent).map(([name, one]) => `${name} (${one.message || one})`);
+    if (ok) show(`Stopped: ${names(stopped)}${absent.length ? `. No process: ${names(absent)}` : ""}`, true);
+    else show(`NOT stopped: ${alarms.join("; ")}. Use the switch in the servo supply.`, false);
   } catch (error) {
     show("NOT stopped: the dashboard does not answer. Use the switch in the servo supply.", false);
   }

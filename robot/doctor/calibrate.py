@@ -38,6 +38,8 @@ from robot.words import UsageError, parse_words
 
 OK, FAILED, USAGE, NO_DEVICE, INTERRUPTED = 0, 1, 2, 3, 130
 WORDS = {"arm_id": "arm01", "folder": str(ROOT / "conf" / "arm")}
+EMULATED = ROOT / "conf" / "calibration" / "emulated.json"
+"""How every emulated arm is mounted, and what no calibration of an arm may replace."""
 MIDDLE = 2047
 _PHASE, _TORQUE, _LOCK, _POSITION = 18, 40, 55, 56
 _LIMITS, _OFFSET = 9, 31
@@ -168,6 +170,13 @@ def calibrate(sweeper: Sweeper, person: "Person", path: Path) -> None:
     person.say(f"written: servos and {path.name}. Compare: make doctor only=bus,calib")
 
 
+def own_file(config: ArmConfig) -> Path:
+    """Return where an arm's calibration goes: not into the file that emulated arms share."""
+    if config.calibration.resolve() == EMULATED:
+        return EMULATED.with_name(f"{config.arm_id}.json")
+    return config.calibration
+
+
 class Person:
     """Whoever holds the arm, at a terminal or behind a pipe."""
 
@@ -237,9 +246,12 @@ def main(argv: Sequence[str]) -> int:
         try:
             line = open_line(Path(resolve_port(config.port)))(BAUD_RATES[0])
             with closing(Wire(line)) as wire:
-                calibrate(Sweeper(wire), person, config.calibration)
+                calibrate(Sweeper(wire), person, own_file(config))
         finally:
             lock.release()
+        if (path := own_file(config)) != config.calibration:
+            line = f"calibration: {path.relative_to(ROOT)}"
+            person.say(f"write into {words['folder']}/{config.arm_id}.yaml: {line}")
     except (UsageError, ConfigError) as error:
         sys.stderr.write(f"{error}\n")
         return USAGE

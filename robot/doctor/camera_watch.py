@@ -113,7 +113,7 @@ class ServedCamera:
 
     def __init__(self, url: str, name: str, period_s: float, headers: Mapping[str, str]) -> None:
         """Ask twice as often as the camera has pictures."""
-        self._client = httpx.Client(base_url=url, timeout=WAIT_S, headers=headers)
+        self._client = httpx.Client(base_url=url, timeout=WAIT_S, headers=headers, trust_env=False)
         self._path, self._pause_s = f"/frames/{name}.jpg", period_s / 2
         self._stamp = ""
 

@@ -23,6 +23,8 @@ class FakeArm:
     def __init__(self):
         self.begin()
         self.app = FastAPI()
+        self.app.get("/health")(self.health)
+        self.app.get("/ready")(self.health)
         self.app.get("/state")(self.state)
         self.app.get("/frames/{camera}.jpg")(self.frame)
         self.app.post("/stop")(self.stop)
@@ -31,6 +33,9 @@ class FakeArm:
     def begin(self):
         self.mode, self.reason, self.asked = "RUN", "train-arm01 drives it", []
         self.stamp, self.pictures = 0.0, 0
+
+    async def health(self):
+        return {"status": "ok"}
 
     async def state(self):
         self.stamp += 0.1
@@ -58,7 +63,7 @@ class FakeArm:
 
     async def frame(self, camera: str):
         self.pictures += 1
-        return Response(PICTURE, media_type="image/jpeg")
+        return Response(PICTURE, media_type="image/jpeg", headers={"X-Stamp": "1.0"})
 
     async def stop(self, request: Request):
         self.asked.append(("stop", await request.json()))

@@ -1,5 +1,5 @@
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import httpx
 import pytest
@@ -7,6 +7,7 @@ import pytest
 from rl import live_arms
 from rl.live_dashboard import main
 from tests.rl.live import PICTURE, TOKEN, FakeArm, dashboard, served
+from tests.robot.arm_rig import wait_until
 
 ARM_STATE = 50
 """Events to wait for at most until an arm's state has come."""
@@ -62,16 +63,48 @@ def test_stop_reaches_one_arm_and_no_other(client, arms):
     assert (len(arms["arm01"].asked), len(arms["arm02"].asked)) == (0, 1)
 
 
-def test_stop_all_reaches_every_arm_and_says_which_it_did_not(client, arms):
+def test_stop_all_reaches_every_arm_and_says_which_has_no_process(client, arms):
     answer = client.post("/stop", json={"arm": None})
     said = answer.json()
-    assert answer.status_code == 502
-    assert {name: each["ok"] for name, each in said.items()} == {
-        "arm01": True,
-        "arm02": True,
-        "arm03": False,
+    assert answer.status_code == 200
+    assert {name: (each["ok"], each["absent"]) for name, each in said.items()} == {
+        "arm01": (True, False),
+        "arm02": (True, False),
+        "arm03": (False, True),
     }
     assert all(arm.mode == "STOP" for arm in arms.values())
+
+
+def test_to_stop_an_arm_without_a_process_fails(client):
+    answer = client.post("/stop", json={"arm": "arm03"})
+    assert (answer.status_code, answer.json()["arm03"]["ok"]) == (502, False)
+
+
+def test_stop_all_of_no_process_at_all_fails(tmp_path):
+    gone = "http://127.0.0.1:9"
+    with dashboard({"arm01": gone, "arm02": gone}, tmp_path) as url:
+        assert httpx.post(f"{url}/stop", json={"arm": None}).status_code == 502
+
+
+def test_an_arm_whose_process_went_away_was_not_stopped():
+    with ExitStack() as stack:
+        url = stack.enter_context(served(FakeArm().app))
+        address = live_arms.ArmAddress(arm_id="arm01", url=url, cameras=())
+        link = live_arms.ArmLink(address)
+        wait_until(lambda: link.snapshot()["state"])
+    answer = link.stop()
+    link.close()
+    assert (answer.status, answer.absent) == (502, False)
+
+
+def test_an_arm_of_another_machine_that_is_out_of_reach_was_not_stopped(monkeypatch):
+    def unreachable(*_, **__):
+        raise httpx.ConnectError("no route to host")
+
+    monkeypatch.setattr(live_arms.httpx, "post", unreachable)
+    address = live_arms.ArmAddress(arm_id="arm01", url="http://arm01.invalid:9", cameras=())
+    with closing(live_arms.ArmLink(address)) as link:
+        assert not link.stop().absent
 
 
 def test_a_reset_needs_the_arms_own_token(client, arms):
@@ -113,7 +146,7 @@ def test_what_is_not_there_is_refused_without_a_trace(client, path, status):
     assert "Traceback" not in answer.text
 
 
-@pytest.mark.parametrize("body", ["[]", "{", "null", '{"arm": "arm09"}', '{"arm": 5}'])
+@pytest.mark.parametrize("body", ["[]", "{", "null", '{"arm": "arm09"}', '{"arm": 5}', "[" * 4000])
 def test_a_malformed_stop_is_refused(client, arms, body):
     answer = client.post("/stop", content=body, headers={"Content-Type": "application/json"})
     assert 400 <= answer.status_code < 500

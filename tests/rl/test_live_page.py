@@ -78,11 +78,16 @@ def test_pressing_stop_stops_that_arm_and_shows_it_latched(page, arm):
     page.until(f"{shown('#notice')} === 'Stopped: arm01'")
 
 
-def test_stop_all_says_which_arm_was_not_reached_and_what_to_do(page, arm):
+def test_stop_all_says_what_it_stopped_and_which_arm_has_no_process(page, arm):
     page.click("#stop-all")
+    page.until(f"{shown('#notice')} === 'Stopped: arm01. No process: arm02'")
+    assert arm.mode == "STOP"
+
+
+def test_an_arm_that_was_not_stopped_is_named_with_what_to_do(page):
+    page.click("[data-arm=arm02] .stop")
     page.until(f"{shown('#notice')}.startsWith('NOT stopped: arm02')")
     assert "switch in the servo supply" in page.do(shown("#notice"))
-    assert arm.mode == "STOP"
 
 
 def test_escape_stops_all_arms(page, arm):

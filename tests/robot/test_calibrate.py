@@ -1,6 +1,7 @@
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from robot.arm import JOINTS
+from robot.arm_config import ROOT, ArmConfig
+from robot.doctor import calibrate as module
 from robot.doctor.calibrate import (
+    EMULATED,
     BusFailed,
     Person,
     Sweeper,
@@ -130,6 +134,35 @@ def test_an_implausible_sweep_goes_on_until_it_is_none(monkeypatch):
     while not person.has_swept(whole()):
         pass
     assert "wrist_flex travels 44°" in said.getvalue()
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Have nothing happen but the choice of a file; the files."""
+    files = []
+    line = ServoLine()
+    monkeypatch.setattr(module, "PortLock", lambda _: SimpleNamespace(release=lambda: None))
+    monkeypatch.setattr(module, "resolve_port", lambda _: "nowhere")
+    monkeypatch.setattr(module, "open_line", lambda _: line.open)
+    monkeypatch.setattr(module, "calibrate", lambda sweeper, person, path: files.append(path))
+    return files
+
+
+def test_the_emulated_arms_common_file_is_never_written(written, capsys):
+    assert ArmConfig.load("arm01").calibration == EMULATED
+    assert main(["arm_id=arm01"]) == 0
+    assert written == [ROOT / "conf" / "calibration" / "arm01.json"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith("conf/arm/arm01.yaml: calibration: conf/calibration/arm01.json")
+
+
+def test_an_arm_with_a_file_of_its_own_gets_that_one_written(written, tmp_path, capsys):
+    text = (ROOT / "conf" / "arm" / "arm01.yaml").read_text(encoding="utf-8")
+    own = text.replace("calibration/emulated.json", "calibration/left.json")
+    (tmp_path / "arm01.yaml").write_text(own)
+    assert main(["arm_id=arm01", f"folder={tmp_path}"]) == 0
+    assert written == [ROOT / "conf" / "calibration" / "left.json"]
+    assert capsys.readouterr().out == ""
 
 
 def test_words_and_ports_that_are_not_there_have_their_codes(tmp_path):

@@ -52,8 +52,11 @@ def test_it_observes_joints_and_frames(arm):
     assert seen.joint_pos.shape == (6,)
     assert seen.frames["front"].image.shape == (32, 48, 3)
     assert not seen.frames["front"].image.flags.writeable
-    assert arm.pictures()["front"].jpeg == JPEG
     assert 0 <= arm.clock.now() - seen.stamp < 1.0
+
+
+def test_pictures_come_as_jpeg(arm):
+    assert arm.pictures()["front"].jpeg == JPEG
 
 
 def test_without_frames_no_picture_is_sent(arm):
@@ -247,6 +250,25 @@ def test_a_frame_that_is_no_picture_loses_the_link():
     arm = RemoteArm(url, client="test")
     with pytest.raises(LinkLost, match="front"):
         arm.observe()
+    arm.close()
+    server.shutdown()
+
+
+def test_pictures_for_a_recorder_are_not_decoded():
+    frames = {"front": {"jpeg": b"no picture", "stamp": 1.0}}
+    server, url = _impostor([encode(HELLO), encode({"frames": frames})])
+    arm = RemoteArm(url, client="test")
+    assert arm.pictures()["front"].jpeg == b"no picture"
+    arm.close()
+    server.shutdown()
+
+
+@pytest.mark.parametrize("frames", [None, {"front": {"stamp": 1.0}}, {"front": {"jpeg": b"x"}}])
+def test_what_are_no_pictures_loses_the_link(frames):
+    server, url = _impostor([encode(HELLO), encode({"frames": frames})])
+    arm = RemoteArm(url, client="test")
+    with pytest.raises(LinkLost, match="nonsense"):
+        arm.pictures()
     arm.close()
     server.shutdown()
 

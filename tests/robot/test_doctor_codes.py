@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(rf"`((?:{'|'.join(GROUPS)})\.[a-z_]+)`", PAGE))
 SOURCES = "".join(
-    p.read_text(encoding="utf-8") for p in sorted((ROOT / "robot").glob("doctor*.py"))
+    p.read_text(encoding="utf-8") for p in sorted((ROOT / "robot" / "doctor").glob("*.py"))
 )
 WRITTEN = set(re.findall(rf"\"((?:{'|'.join(GROUPS)})\.[a-z_]+)\"", SOURCES)) - {"cameras.png"}
 SERVICES = set(re.findall(r"\{group\}\.([a-z_]+)", SOURCES))

@@ -135,31 +135,37 @@ def test_lost_replies_name_joint_and_cable(admin, seen):
 
 def test_an_echo_names_the_jumper(admin, seen):
     admin.fault("echo")
-    _, checks = seen("bus")
-    assert "jumper" in checks["bus.echo"]["fix"]
+    code, checks = seen("bus")
+    assert (code, "jumper" in checks["bus.echo"]["fix"]) == (1, True)
 
 
+SETUP = "lerobot-setup-motors --robot.type=so101_follower --robot.port={port}  (one servo"
 BROKEN = [
-    ("bus.error", "error", {"bits": 32}, {"bits": 0}, "reports: overload", "supply off and on"),
-    ("bus.hot", "heat", {"celsius": 66}, {"celsius": 30}, "66 °C", "make park"),
-    ("bus.model", "model", {"number": 2825}, {"number": 777}, "STS3250", "replace"),
-    ("bus.firmware", "firmware", {"major": 3, "minor": 9}, {"major": 3, "minor": 10}, "3.9", "FD"),
-    ("bus.baud", "baud", {"baud": 115200}, {"baud": 1000000}, "115200 baud", "setup-motors"),
-    ("bus.id", "id", {"servo_id": 9}, {"servo_id": 3}, "id 9 answers", "setup-motors"),
-    ("bus.id", "id", {"servo_id": 2}, {"servo_id": 3}, "two servos answer as", "setup-motors"),
-    ("calib.registers", "calibration", {"ticks": 40}, {"ticks": -40}, "offset 555", "calibrate"),
-]
+    ("bus.error", "error", {"bits": 32}, {"bits": 0}, 1, "reports: overload", "take the load off"),
+    ("bus.hot", "heat", {"celsius": 66}, {"celsius": 30}, 0, "66 °C", "make park, and let it cool"),
+    ("bus.model", "model", {"number": 2825}, {"number": 777}, 1, "STS3250", "replace this servo"),
+    ("bus.firmware", "firmware", {"major": 3, "minor": 9}, {"major": 3, "minor": 10}, 1, "3.9",
+     "bring all to one version with Feetech's FD tool"),
+    ("bus.baud", "baud", {"baud": 115200}, {"baud": 1000000}, 1, "115200 baud", SETUP),
+    ("bus.id", "id", {"servo_id": 9}, {"servo_id": 3}, 1, "id 9 answers", SETUP),
+    ("bus.id", "id", {"servo_id": 2}, {"servo_id": 3}, 1, "two servos answer as", SETUP),
+    ("calib.registers", "calibration", {"ticks": 40}, {"ticks": -40}, 1, "offset 555",
+     "the right file in conf/arm/*.yaml, or make calibrate ARM_ID={arm}"),
+]  # fmt: skip
+"""Code, fault, how it is made and unmade, exit code, sentence, and how its remedy begins."""
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: f"{case[0]}-{case[1]}")
-def test_a_broken_servo_is_named_with_what_mends_it(admin, seen, case):
-    code, kind, broken, healthy, said, fix = case
+def test_a_broken_servo_is_named_with_what_mends_it(admin, seen, folder, case):
+    code, kind, broken, healthy, ended, said, fix = case
     with joint(admin, "elbow_flex", kind, broken, healthy):
-        _, checks = seen("bus,calib")
-    assert checks[code]["status"] in {"WARN", "FAIL"}
-    assert "elbow_flex" in checks[code]["sentence"]
-    assert said in checks[code]["sentence"]
-    assert fix in checks[code]["fix"]
+        exit_code, checks = seen("bus,calib")
+    check = checks[code]
+    assert (exit_code, check["status"]) == (ended, "FAIL" if ended else "WARN")
+    assert "elbow_flex" in check["sentence"]
+    assert said in check["sentence"]
+    assert check["fix"].startswith(fix.format(port=folder / f"{NAME}.bus", arm=NAME))
 
 
 def test_a_low_supply_is_told(admin, seen):
@@ -196,12 +202,20 @@ def test_cameras_are_watched_together_and_shown_with_their_names(admin, seen):
     assert "cameras.missing" not in checks
 
 
-@pytest.mark.parametrize(("picture", "code"), [("black", "black"), ("missing", "missing")])
-def test_a_broken_camera_is_named(admin, seen, picture, code, monkeypatch):
+@pytest.mark.parametrize(
+    ("picture", "ended", "fix"),
+    [
+        ("black", 1, "take the lens cap off, give it light"),
+        ("missing", 3, "lerobot-find-cameras twin, then correct cameras.side in conf/arm/"),
+    ],
+)
+def test_a_broken_camera_is_named_with_what_mends_it(admin, seen, picture, ended, fix, monkeypatch):
     monkeypatch.setattr(camera_watch, "FIRST_S", 1.0)
     admin.camera_fault("side", picture)
-    _, checks = seen("cameras", "seconds=1")
-    assert "side" in checks[f"cameras.{code}"]["sentence"]
+    code, checks = seen("cameras", "seconds=1")
+    check = checks[f"cameras.{picture}"]
+    assert (code, "side" in check["sentence"]) == (ended, True)
+    assert check["fix"].startswith(fix)
 
 
 def test_a_bundle_for_helpers_holds_no_home_and_no_token(admin, folder, monkeypatch):

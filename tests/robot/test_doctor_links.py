@@ -87,7 +87,7 @@ def test_a_hot_servo_behind_a_process_is_named():
 def test_a_stopped_arm_is_told_with_reason_and_reset():
     found = by_code(check_modes(ARM, STATE | {"mode": "STOP", "reason": "elbow_flex stalled"}))
     assert found["safety.stopped"].sentence == "arm01 is stopped: elbow_flex stalled"
-    assert "/reset" in found["safety.stopped"].fix
+    assert found["safety.stopped"].fix.endswith("reset it on the dashboard: make dashboard")
 
 
 def test_a_joint_that_stays_short_is_named_with_its_degrees():
