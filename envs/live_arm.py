@@ -13,14 +13,12 @@ from robot.clock import Clock, WallClock
 from robot.guard import Command, SafeArm
 from robot.journal import End
 from robot.limits import SafetyLimits
-from robot.process.arm_state import ArmState, Cause, Mode
+from robot.process.arm_state import NOT_OBEYED, ArmState, Cause, Mode
 from robot.process.motion import BLEND_S
 
 log = structlog.get_logger(__name__)
 
 _QUIET = {Mode.HOLD, Mode.PARK, Mode.IDLE}
-_NOT_OBEYED = ("mode:", "driver:")
-"""How reasons of a refusal begin that the next command would meet as well."""
 
 
 class ArmLink(SafeArm, Protocol):
@@ -77,7 +75,7 @@ class LiveArm:
         with self._watched():
             command = self._reach().command(joint_target, stamp=stamp)
             for event in command.events:
-                if event.rule == "refused" and (event.detail or "").startswith(_NOT_OBEYED):
+                if event.rule == "refused" and (event.detail or "").startswith(NOT_OBEYED):
                     raise self._stopped(self._reach().state())
         return command
 

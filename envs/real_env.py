@@ -1,6 +1,5 @@
 """The environment over an arm's own process, whether its servos are real or emulated."""
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,10 @@ from envs.live_arm import ArmLink, LiveArm
 from envs.twin_env import ACTION_SPACES
 from rewarder.goal import Goal
 from robot.arm_config import ArmConfig
-from robot.client import RemoteArm
+from robot.client import ArmUnavailable, RemoteArm
 from robot.emulator.admin import EmulatorAdmin
 from robot.scene import Layout, Scene, Truth
-from robot.tokens import TOKEN_VARIABLE
+from robot.tokens import TokenError, own_token
 from robot.vision import CameraModel, load_cameras
 
 ROOT = Path(__file__).parents[1]
@@ -89,12 +88,11 @@ def live_env(  # noqa: PLR0913 - each is a different thing, and keyword-only
 
 def connected(config: ArmConfig) -> ArmLink:
     """Return a connection to an arm's process; raise `ArmUnavailable` at once if there is none."""
-    return RemoteArm(
-        config.url,
-        client=f"practice-{config.arm_id}",
-        token=os.environ.get(TOKEN_VARIABLE),
-        patience_s=0.0,
-    )
+    try:
+        token = own_token()
+    except TokenError as error:
+        raise ArmUnavailable(str(error)) from error
+    return RemoteArm(config.url, client=f"practice-{config.arm_id}", token=token, patience_s=0.0)
 
 
 def scene_of(config: ArmConfig, goal: Goal, who: str) -> Scene:

@@ -33,6 +33,7 @@ from robot.emulator.admin import NoEmulator, Refused
 from robot.journal import Journal, episode_bytes, read_episode
 from robot.link import ArmUnavailable
 from robot.process.arm_state import Mode
+from robot.tokens import own_token
 
 OPERATOR_S = 2.0
 """After which a person resets a stopped arm, or starts its process again."""
@@ -314,7 +315,9 @@ def _hog(flag: Path, seconds: float) -> None:
 
 def _take_over(arm: RigArm, seconds: float) -> None:
     """Have a person hold the arm where it is for a while, and hand back."""
-    person = RemoteArm(arm.config.url, client="person", human=True, patience_s=1.0)
+    person = RemoteArm(
+        arm.config.url, client="person", token=own_token(), human=True, patience_s=1.0
+    )
     try:
         person.latch()
         until = time.monotonic() + seconds

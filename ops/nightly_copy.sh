@@ -9,13 +9,15 @@ if [ -z "${GPU_HOST:-}" ]; then
     exit 2
 fi
 command -v rsync >/dev/null || { echo "rsync is missing: apt-get install rsync" >&2; exit 3; }
+command -v flock >/dev/null || { echo "flock is missing: apt-get install util-linux, or brew install flock" >&2; exit 3; }
 
 mkdir -p run
-if ! mkdir run/nightly_copy.lock 2>/dev/null; then
-    echo "another copy is under way; if none is, remove run/nightly_copy.lock" >&2
+# The kernel lets go of it however this ends, which no trap does.
+exec 9>run/nightly_copy.lock
+if ! flock -n 9; then
+    echo "another copy is under way" >&2
     exit 1
 fi
-trap 'rmdir run/nightly_copy.lock' EXIT
 
 for folder in journal runs; do
     [ -d "$folder" ] || continue

@@ -12,6 +12,7 @@ import numpy as np
 from robot.arm import Joints
 from robot.client import RemoteArm
 from robot.link import ArmUnavailable
+from robot.tokens import own_token
 
 PERIOD_S = 0.05
 
@@ -28,7 +29,7 @@ class Wish(NamedTuple):
 def drive(said: Connection, wish: Wish) -> None:
     """Drive back and forth at 20 Hz until the link is lost; say `ready` once the arm does so."""
     with suppress(ArmUnavailable):
-        arm = RemoteArm(wish.url, client=wish.client, timeout_s=10.0)
+        arm = RemoteArm(wish.url, client=wish.client, token=own_token(), timeout_s=10.0)
         arm.latch()
         start = arm.observe(frames=False).joint_target
         said.send("ready")
@@ -88,7 +89,8 @@ class Evil:
             return float(self._rng.uniform(0.1, 1.0))
 
     def _connect(self) -> None:
-        self._arm = RemoteArm(self._wish.url, client=self._wish.client, patience_s=1.0)
+        wish = self._wish
+        self._arm = RemoteArm(wish.url, client=wish.client, token=own_token(), patience_s=1.0)
         self._arm.latch()
         observation = self._arm.observe(frames=False)
         self._start, self._first_stamp = observation.joint_target, observation.stamp

@@ -18,9 +18,11 @@ import yaml
 from ops.safety_checks.effort import say
 from robot.arm_config import ROOT, ArmConfig
 from robot.client import RemoteArm
+from robot.doctor.links import own_headers
 from robot.emulator.admin import EmulatorAdmin, NoEmulator
 from robot.link import ArmUnavailable
 from robot.process.arm_state import Mode
+from robot.tokens import own_token
 
 START_S, END_S = 180.0, 10.0
 """Within which a process answers, and ends."""
@@ -64,20 +66,22 @@ class RigArm:
         return self.emulator
 
     def start_daemon(self, *, wait: bool = True) -> "subprocess.Popen[bytes]":
-        """Start the arm's process; wait until it would run."""
+        """Start the arm's process; wait until it answers."""
         self.daemon = self._start("robot.process.daemon", f"folder={self._folder}")
         if wait:
             self.wait_ready()
         return self.daemon
 
     def wait_ready(self) -> None:
-        """Wait until the arm's process would let a client run; raise `RigError`."""
+        """Wait until the arm's process says what it does; raise `RigError`."""
         wait_for(self._ready, START_S, f"the process of {self.arm_id}", self.log)
 
     def watch(self) -> RemoteArm:
         """Return a client that only looks, resets and stops."""
         if self.watcher is None:
-            self.watcher = RemoteArm(self.config.url, client="watcher", timeout_s=5.0)
+            self.watcher = RemoteArm(
+                self.config.url, client="watcher", token=own_token(), timeout_s=5.0
+            )
         return self.watcher
 
     def forget_watcher(self) -> None:
@@ -137,7 +141,9 @@ class RigArm:
             code = self.daemon.returncode
             raise RigError(f"the process of {self.arm_id} ended with {code}: {tail(self.log)}")
         try:
-            return httpx.get(f"{self.config.url}/ready", timeout=1.0, trust_env=False).is_success
+            return httpx.get(
+                f"{self.config.url}/state", headers=own_headers(), timeout=1.0, trust_env=False
+            ).is_success
         except httpx.HTTPError:
             return False
 

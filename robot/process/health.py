@@ -135,5 +135,5 @@ class HealthWatch:
 def _errors(joint: str, error: int) -> Iterator[tuple[str, _Trouble]]:
     for bit, meaning in _ERRORS:
         if error & bit:
-            text = f"{joint} reports a fault: {meaning}; reset, and if it stays, switch its supply off"
-            yield f"error {bit} {joint}", _Trouble(text)
+            mend = "reset, and if it stays, switch the supply off and on"
+            yield f"error {bit} {joint}", _Trouble(f"{joint} reports a fault: {meaning}; {mend}")

@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
+from envs import real_env
 from envs.arm_env import LOOK_POSE, STEP_S
 from envs.bench import Bench
 from envs.homing import ArmStopped
 from envs.real_env import EmulatedTable, require_cameras
 from rewarder.goal import task_goal
+from robot.arm_config import ArmConfig
+from robot.client import ArmUnavailable
 from robot.kinematics import tool_position
 from robot.process.arm_state import Cause, Mode
 from robot.scene import Layout
+from robot.tokens import Role, own_token, rotate
 from tests.envs.stand_in import StandIn
 
 AHEAD = np.array([0.4, 0.0, 0.0, 1.0], np.float32)
@@ -27,6 +31,28 @@ def test_stamps_of_another_machine_s_clock_are_only_handed_back(process):
     _, _, _, _, info = env.step(AHEAD)
     assert [str(event) for command in info["sensed"].commands for event in command.events] == []
     assert info["sensed"].observation.stamp > 5000
+
+
+@pytest.fixture
+def tokens(tmp_path, monkeypatch):
+    """Keep a token where this machine's clients look for theirs; the file."""
+    path = tmp_path / "tokens"
+    token = rotate(Role.OPERATE, path)
+    monkeypatch.setattr(real_env, "own_token", lambda: own_token({}, file=path))
+    return path, token
+
+
+def test_practice_shows_the_token_of_this_machine(tokens, monkeypatch):
+    shown = []
+    monkeypatch.setattr(real_env, "RemoteArm", lambda _, **given: shown.append(given["token"]))
+    real_env.connected(ArmConfig.load("arm01"))
+    assert shown == [tokens[1]]
+
+
+def test_a_token_file_that_others_can_read_keeps_practice_waiting_with_the_remedy(tokens):
+    tokens[0].chmod(0o644)
+    with pytest.raises(ArmUnavailable, match="chmod 600"):
+        real_env.connected(ArmConfig.load("arm01"))
 
 
 def test_the_arm_is_off_the_table_before_that_is_laid_out(process):

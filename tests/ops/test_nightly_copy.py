@@ -1,5 +1,6 @@
 """The nightly copy adds what is whole, and says what it lacks."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -49,8 +50,20 @@ def test_recordings_are_copied_and_half_written_files_are_not(project, tools):
 
 
 def test_two_copies_do_not_run_at_once(project, tools):
-    (project / "run" / "nightly_copy.lock").mkdir(parents=True)
+    (project / "run").mkdir()
     path = f"{tools.parent}:{os.environ['PATH']}"
-    done = copy(project, GPU_HOST="me@gpu", PATH=path)
+    with (project / "run" / "nightly_copy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = copy(project, GPU_HOST="me@gpu", PATH=path)
     assert (done.returncode, "another copy is under way" in done.stderr) == (1, True)
-    assert (project / "run" / "nightly_copy.lock").exists()
+
+
+@pytest.mark.parametrize("signal", ["TERM", "KILL"])
+def test_a_copy_that_was_killed_keeps_no_later_one_away(project, tools, signal):
+    (project / "journal").mkdir()
+    path = f"{tools.parent}:{os.environ['PATH']}"
+    healthy = tools.read_text()
+    tools.write_text(f"#!/bin/sh\nkill -{signal} $PPID\n")
+    assert copy(project, GPU_HOST="me@gpu", PATH=path).returncode < 0
+    tools.write_text(healthy)
+    assert copy(project, GPU_HOST="me@gpu", PATH=path).returncode == 0
