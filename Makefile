@@ -94,8 +94,8 @@ nightly-copy: ## Copy recordings to the GPU host (GPU_HOST=user@host GPU_FOLDER=
 safety: setup-arm ## Measure every promise of safety, and print them as a table (QUICK=1 JSON=…)
 	@$(launch) ops.safety QUICK JSON
 
-chaos: setup-arm ## Four emulated arms under faults and evil policies, judged (MINUTES=10 SEED=7)
-	@$(launch) ops.chaos MINUTES SEED ARMS
+chaos: setup-arm ## Four emulated arms under faults and evil policies, judged (MINUTES=10 SEED=7 JSON=…)
+	@$(launch) ops.chaos MINUTES SEED ARMS JSON
 
 calibrate-camera: setup ## Find where a camera stands, from a ChArUco board (ARGS=--help)
 	@$(launch) ops.calibrate_camera
@@ -103,7 +103,7 @@ calibrate-camera: setup ## Find where a camera stands, from a ChArUco board (ARG
 tune-colours: setup ## Draw colour masks beside the frames they come from (ARGS=--help)
 	@$(launch) ops.tune_colours
 
-bench: setup ## Measure us and the alternatives in one run (JSON=bench.json ARGS="--only learner")
+bench: setup-arm ## Measure us and the alternatives in one run (JSON=bench.json ARGS="--only learner")
 	@.venv/bin/python -m ops.bench $(if $(JSON),--json "$(JSON)") $(ARGS)
 
 results-table: setup ## Write the committed results into the README; RUN=runs/… adds a run first

@@ -44,7 +44,7 @@ from robot.process.arm_process import PERIOD_S, ArmProcess
 from robot.process.arm_state import Mode
 from robot.process.port import PortLock, resolve_port
 from robot.process.so101 import So101
-from robot.recording.record import look, session_of
+from robot.recording.record import session_of
 from robot.recording.recorder import Recorder
 from robot.recording.take import Row as TakeRow
 from robot.recording.take import Take
@@ -353,7 +353,7 @@ def record(arm: RigArm, journal: Journal, *, takes: int, take_s: float) -> Cost:
             Swinging(start, until=until),
             journal=journal,
             session=session_of(words, driver, arm.config),
-            eyes=lambda: look(watcher),
+            eyes=watcher.pictures,
             episode_s=take_s,
             hands_free=True,
             max_late=1.0,

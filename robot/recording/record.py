@@ -16,7 +16,6 @@ from robot.arm_config import ArmConfig
 from robot.client import ArmRefused, RemoteArm, open_arm
 from robot.journal import Journal, read_episode
 from robot.process.arm_state import Mode
-from robot.process.camera_feed import Picture
 from robot.recording.dataset import LEROBOT, DatasetError, actions_named, dataset_folder, export
 from robot.recording.recorder import Recorder
 from robot.recording.take import NotSealed
@@ -77,7 +76,7 @@ def record(words: Mapping[str, str], journal: Journal) -> None:
             device,
             journal=journal,
             session=session,
-            eyes=lambda: look(watcher),
+            eyes=watcher.pictures,
             episode_s=number(words, "episode_s"),
             max_late=number(words, "max_late"),
             switch=lambda request: switch(arm, request),
@@ -129,11 +128,6 @@ def refuse_mixing(journal: Journal, session: Session) -> None:
                 f"{journal.folder} was recorded with {name} {known.get(name)}, not {value}; "
                 "record the same way, or choose another dataset="
             )
-
-
-def look(arm: RemoteArm) -> Mapping[str, Picture]:
-    """Return the newest picture of each camera."""
-    return arm.pictures()
 
 
 def leave(arm: RemoteArm, mode: Mode) -> None:
