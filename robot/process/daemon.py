@@ -32,6 +32,7 @@ from robot.process.arm_state import Cause, Mode
 from robot.process.camera_feed import START_S, CameraFeed, camera_feed
 from robot.process.daemon_log import log_to
 from robot.process.limit_proof import prove_limits
+from robot.process.port import PortLock
 from robot.process.servos import ArmUnusable, LostReply, ServoArm
 from robot.tokens import TokenError, known_tokens
 from robot.words import UsageError, parse_words
@@ -92,6 +93,8 @@ def run(
     began = time.monotonic()
     guard, tokens = Guard(SafetyLimits.load(config.safety)), known_tokens()
     with ExitStack() as stack:
+        # Another process that owns this arm has its address and cameras too: say that first.
+        PortLock(config.runtime("lock")).release()
         listening = stack.enter_context(
             listen(
                 config.host,

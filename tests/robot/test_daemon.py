@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from robot.arm_config import ROOT, runtime
 from robot.client import RemoteArm
 from robot.process.daemon import main
+from robot.process.port import PortLock
 from tests.robot.arm_rig import wait_until
 from tests.robot.fake_daemon import broken_proof, open_arm, quick_proof
 
@@ -223,6 +224,16 @@ def test_limits_that_are_not_held_start_nothing(refused, monkeypatch):
     code, line = refused()
     assert code == 4
     assert "elbow 1 steps nearest 0.0 ° BROKEN; the arm is not started" in line
+
+
+def test_an_arm_that_is_owned_already_names_its_owner(refused):
+    lock = PortLock(runtime("test-arm", "lock"))
+    try:
+        code, err = refused()
+    finally:
+        lock.release()
+    assert code == 3
+    assert f"{os.getpid()}" in err
 
 
 def test_a_port_that_is_taken_is_one_line(refused):
