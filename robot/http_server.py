@@ -9,10 +9,11 @@ from typing import cast
 import structlog
 import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from robot.access import Asked, Door, RefusedError, is_loopback, problem
 from robot.tokens import Role
@@ -69,12 +70,14 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http=LimitedProtocol,
-        ws="websockets-sansio",
+        ws=LimitedSocket,
         ws_max_size=MAX_SOCKET_MESSAGE,
         ws_per_message_deflate=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=1,
         server_header=False,
+        # Nobody may name another peer than they are.
+        proxy_headers=False,
         lifespan="off",
         access_log=False,
         log_level="error",
@@ -93,9 +96,9 @@ class LimitedProtocol(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Return whether no request is being answered."""
+        """Return whether no whole request is being answered."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        return cycle is None or cycle.response_complete
+        return cycle is None or cycle.response_complete or cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Begin to wait for a request, unless the peer has enough connections."""
@@ -124,11 +127,23 @@ class LimitedProtocol(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; a request that turns out to be none gets no answer besides."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is not None and cycle.more_body:
+            cycle.disconnected = True
+            # An answer cannot begin twice, and to HEAD it has no body that could say why.
+            if cycle.response_started or self.scope["method"] == "HEAD":
+                self.transport.close()
+                return
+        super().send_400_response(msg)
+
     def _find_room(self) -> bool:
         """Close the oldest idle connection if there are many; return whether there is room."""
         if len(self.connections) <= MAX_CONNECTIONS:
             return True
-        others = (one for one in self.connections if isinstance(one, LimitedProtocol))
+        kinds = (LimitedProtocol, LimitedSocket)
+        others = (one for one in self.connections if isinstance(one, kinds))
         idle = [one for one in others if one is not self and one.is_idle]
         if idle:
             min(idle, key=lambda one: one.opened).transport.abort()
@@ -141,6 +156,36 @@ class LimitedProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class LimitedSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that gives way to who comes until its first message, and once it is hung up."""
+
+    opened = 0.0
+    _heard = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nobody would miss it."""
+        return not self._heard or self.close_sent
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a message."""
+        super().connection_made(transport)
+        self.opened = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a message; hang up on whoever sent no handshake."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None:
+            self.transport.close()
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message over; bytes that are no text are told apart by whoever reads it."""
+        self._heard = True
+        if self.curr_msg_data_type == "text":
+            self.frames = [b"".join(self.frames).decode(errors="replace").encode()]
+        super().send_receive_event_to_app()
 
 
 class Gate:
@@ -203,6 +248,8 @@ async def json_body(request: Request, *, max_bytes: int) -> bytes:
         raise RefusedError(
             408, "too_slow", f"the request took over {READ_TIMEOUT_S:g} s"
         ) from error
+    except ClientDisconnect as error:
+        raise RefusedError(400, "cut_off", "the request ended too early") from error
     if length > max_bytes:
         raise RefusedError(413, "too_large", f"a request may have {max_bytes} bytes")
     return bytes(content)

@@ -16,7 +16,7 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 16
 MAX_ITEMS = 4096
 MAX_TEXT = 64 * 1024
-"""Longest text in a message; a text can take four times its bytes."""
+"""Bytes of all texts in a message: a text can take four times its bytes."""
 MAX_DIMENSIONS = 4
 _DTYPES = ("|u1", "<i4", "<i8", "<f4", "<f8", "|b1")
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
@@ -131,7 +131,7 @@ def _array(value: Mapping[object, object], shape: object) -> NDArray[Any]:
         raise WireError("an array has a size that is no count")
     if math.prod(counts) * np.dtype(dtype).itemsize != len(data):
         raise WireError(f"an array of shape {counts} has {len(data)} bytes of {dtype}")
-    if dtype == "|b1" and data.translate(None, b"\x00\x01"):
+    if dtype == "|b1" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise WireError("an array of truths has other values")
     return np.frombuffer(data, np.dtype(dtype)).reshape(counts)
 
@@ -146,7 +146,7 @@ def _survey(data: bytes) -> None:
 
     What is built afterwards is then no larger than what was counted here.
     """
-    at, items = 0, 0
+    at, items, texts = 0, 0, 0
     open_items = [1]  # still to come, of each list and map around this place
     open_maps = [False]
     while open_items:
@@ -155,7 +155,11 @@ def _survey(data: bytes) -> None:
             raise WireError(f"the message has more than {MAX_ITEMS} items")
         is_name = open_maps[-1] and open_items[-1] % 2 == 0
         open_items[-1] -= 1
+        began = at
         at, inside, is_map = _token(data, at, is_name=is_name)
+        texts += at - began if _HEADS[data[began]].kind == "text" else 0
+        if texts > MAX_TEXT:
+            raise WireError(f"the message has over {MAX_TEXT} bytes of text")
         if inside:
             open_items.append(inside)
             open_maps.append(is_map)
@@ -177,8 +181,6 @@ def _token(data: bytes, at: int, *, is_name: bool) -> tuple[int, int, bool]:
         raise WireError("the message has names that are no text")
     at += 1 + head.width
     count = int.from_bytes(data[at - head.width : at]) if head.width else head.length
-    if head.kind == "text" and count > MAX_TEXT:
-        raise WireError(f"the message has a text of {count} bytes; expected {MAX_TEXT} at most")
     if at + count > len(data):
         raise WireError("the message ends too early")
     if head.kind == "list":

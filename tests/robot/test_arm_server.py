@@ -105,6 +105,11 @@ def test_anything_posted_to_stop_stops_the_arm(rig, http, body):
     assert rig.process.state().reason == "127.0.0.1 stopped it: by HTTP"
 
 
+def test_nobody_stops_the_arm_in_another_peers_name(rig, http):
+    http.post("/stop", headers={"X-Forwarded-For": "10.9.8.7"})
+    assert rig.process.state().reason == "127.0.0.1 stopped it: by HTTP"
+
+
 def test_a_reset_leaves_the_stop_for_hold(http):
     http.post("/stop")
     assert http.post("/mode", json={"mode": "PARK"}).status_code == 409

@@ -57,11 +57,18 @@ class Line:
             for reply in [reply for reply in late if reply[0] <= time.monotonic()]:
                 late.remove(reply)
                 self.port.write(reply[1])
-            master = self.port.master
-            if master is None or not select.select([master], [], [], 0.001)[0]:
+            if not self._has_question():
                 continue
             now = time.monotonic()
             late += [(now + reply.delay_s, reply.data) for reply in self._answer()]
+
+    def _has_question(self):
+        master = self.port.master
+        try:
+            return master is not None and bool(select.select([master], [], [], 0.001)[0])
+        except (OSError, ValueError):
+            # It was pulled out meanwhile.
+            return False
 
     def _answer(self):
         """Feed what has come to the servos, move them, and return what they reply."""

@@ -189,6 +189,7 @@ def test_a_damaged_message_is_another_one_or_refused(message, data):
     [
         b"\xdd\x00\x0f\xff\xf0" + b"\xdd\x00\x0f\xff\x00" * 12 + b"\xc0" * 2**20,
         b"\xdf\x00\x07\xff\xf0" + b"\xa0\xdf\x00\x07\xff\x00" * 12 + b"\xc0" * 2**20,
+        encode(["a" * 60_000 + "\U0001f600"] * 17),
         encode({"jpeg": bytes(2**20)}),
         encode(np.zeros(2**17)),
         b"\xc6\x7f\xff\xff\xff" + bytes(2**20),
