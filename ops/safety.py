@@ -6,7 +6,6 @@ to what the file holds, so that rows can be measured one after the other; `docs=
 """
 
 import json
-import logging
 import os
 import platform
 import shlex
@@ -19,15 +18,15 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-import structlog
-
-from ops.safety_checks.effort import Effort, say
+from ops.safety_checks.effort import Effort, quiet, say
 from ops.safety_checks.page import page, terminal_table
 from ops.safety_checks.row import Row
 from rl.evaluate import git_revision
 from robot.words import UsageError, parse_words
 
 ROOT = Path(__file__).resolve().parent.parent
+KINDS = "SRN"
+"""First letters of promises, in the order of the table."""
 RESULTS, PAGE = Path("docs/safety.json"), Path("docs/safety.md")
 KNOWN = {"quick": "0", "json": "", "only": "", "seed": "0", "jobs": "", "most": "", "docs": "0"}
 
@@ -41,6 +40,7 @@ CHECKS = (
     ("S5", "guard", "stale"),
     ("S5 S6", "process", "silence"),
     ("S7", "process", "stops"),
+    ("S7", "crowd", "crowded_stops"),
     ("S8", "process", "takeovers"),
     ("S9", "process", "first_commands"),
     ("S10", "process", "troubles"),
@@ -53,6 +53,9 @@ CHECKS = (
     ("R5", "services", "rewarder_away"),
     ("R6", "services", "nonsense_scores"),
     ("R7", "services", "disk_full"),
+    ("R8", "soak", "soak"),
+    ("N1", "visitors", "hostile_visitors"),
+    ("N2", "hostile", "hostile_strings"),
 )
 """The promises that a check tries, its module, which is imported for it alone, and its name."""
 
@@ -97,7 +100,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
     """Put rows into a results file in place of those of the same promise; return all it holds."""
     measured = {(row.id, row.promise) for row in rows}
     kept = [row for row in read_rows(path) if (row.id, row.promise) not in measured]
-    merged = sorted([*kept, *rows], key=lambda row: (row.id[0] != "S", int(row.id[1:])))
+    merged = sorted([*kept, *rows], key=lambda row: (KINDS.index(row.id[0]), int(row.id[1:])))
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps([row.to_json() for row in merged], indent=2)
     path.write_text(text + "\n", encoding="utf-8")
@@ -116,8 +119,7 @@ def main(words: Sequence[str], root: Path = ROOT) -> int:
         (root / PAGE).write_text(page(read_rows(root / RESULTS)), encoding="utf-8")
         say(f"{PAGE}: written from {RESULTS}")
         return 0
-    # What the parts log while they are being broken is not news.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet()
     with tempfile.TemporaryDirectory(prefix="safety-") as folder:
         effort = Effort(folder=Path(folder), **effort_of)  # pyright: ignore[reportArgumentType]
         rows = measure(effort, frozenset(filter(None, given["only"].upper().split(","))))
@@ -151,7 +153,8 @@ def _settings(given: Mapping[str, str]) -> dict[str, object]:
 
 def known_ids() -> set[str]:
     """Return the names of all promises that are tried here."""
-    return {f"S{number}" for number in range(1, 13)} | {f"R{number}" for number in range(1, 8)}
+    last = zip(KINDS, (12, 8, 2), strict=True)
+    return {f"{kind}{number}" for kind, most in last for number in range(1, most + 1)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How hard the checks try, and where they say how far they are."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import structlog
+
 SAY_EVERY_S = 10.0
 
 
@@ -15,6 +18,11 @@ def say(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+def quiet() -> None:
+    """Log nothing: what the parts say while they are being broken is not news."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +57,9 @@ class Effort:
         if self.jobs == 1 or len(parts) == 1:
             yield from (work(part) for part in self.progress(parts, title))
             return
-        with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            self.jobs, mp_context=get_context("spawn"), initializer=quiet
+        ) as pool:
             results = pool.map(work, parts)
             for _, result in zip(self.progress(parts, title), results, strict=True):
                 yield result

@@ -14,7 +14,7 @@ class Row:
     """One line of the table."""
 
     id: str
-    """Of the promise: `S1` to `S12`, `R1` to `R7`."""
+    """Of the promise: `S1` to `S12`, `R1` to `R8`, `N1` and `N2`."""
     promise: str
     asked: str
     """The number that was promised."""

@@ -2,22 +2,27 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
 from ops import safety
-from ops.safety_checks import durability, guard, process, services
+from ops.safety_checks import crowd, durability, guard, hostile, process, services, soak, visitors
 from ops.safety_checks.effort import Effort
 from ops.safety_checks.judge import Judge, Rules
 from ops.safety_checks.page import page
 from ops.safety_checks.row import Row, not_measured, percentile
 from robot import sealed
 from robot.guard import Command, Guard
+from robot.http_server import LimitedProtocol
 from robot.process.arm_process import ArmProcess
 from robot.process.heartbeat import Heartbeats
 from robot.process.motion import Motion
+from robot.wire import MAX_BYTES
 
 RULES = Rules.load(guard.SAFETY)
 
@@ -63,12 +68,13 @@ def test_a_row_says_which_rate_of_failure_is_excluded():
 
 def test_rows_that_are_measured_again_replace_the_stored_ones(tmp_path):
     path = tmp_path / "safety.json"
-    safety.write_rows(path, [row(), row(id="R1", promise="nothing lost")])
+    safety.write_rows(path, [row(id="N2"), row(), row(id="R1", promise="nothing lost")])
     safety.write_rows(path, [row(broken=3), not_measured("S12", "it holds", "0", why="no arm")])
     assert [(found.id, found.verdict) for found in safety.read_rows(path)] == [
         ("S1", "FAIL"),
         ("S12", "not measured"),
         ("R1", "pass"),
+        ("N2", "pass"),
     ]
 
 
@@ -260,6 +266,119 @@ def test_a_small_disk_is_filled_or_said_not_to_be_had(tmp_path):
     (found,) = services.disk_full(Effort(folder=tmp_path, most=2))
     expected = {"pass so far", "not measured"} if os.name == "posix" else {"not measured"}
     assert found.verdict in expected, found.examples
+
+
+def test_the_decoder_survives_hostile_strings(tmp_path):
+    few = Effort(folder=tmp_path, most=hostile.BIG_EVERY + 100)
+    assert verdicts(hostile.hostile_strings(few)) == {"N2": "pass so far"}
+
+
+def careless(data):
+    msgpack.unpackb(data)
+
+
+def greedy(data):
+    return bytes(2 * MAX_BYTES + 1)
+
+
+@pytest.mark.parametrize("decode", [careless, greedy])
+def test_a_decoder_that_raises_or_takes_too_much_is_found_out(tmp_path, decode):
+    few = Effort(folder=tmp_path, most=20)
+    assert verdicts(hostile.hostile_strings(few, decode)) == {"N2": "FAIL"}
+
+
+def test_a_server_survives_hostile_visitors(tmp_path):
+    found, telnet = visitors.hostile_visitors(Effort(folder=tmp_path, most=200))
+    assert (found.verdict, found.examples) == ("pass so far", ())
+    assert telnet.verdict == "not measured"
+
+
+def failing(*_, **__):
+    async def app(scope, receive, send):
+        raise KeyError("nobody has thought of it")
+
+    return app
+
+
+def test_a_server_that_fails_is_found_out(tmp_path):
+    found, _ = visitors.hostile_visitors(Effort(folder=tmp_path, most=20), failing)
+    assert found.verdict == "FAIL"
+    assert "500" in found.examples[0]
+
+
+@pytest.fixture
+def small_crowd(monkeypatch):
+    monkeypatch.setattr(crowd, "CROWD", 100)
+    # A machine that is busy with other tests is no deaf server.
+    monkeypatch.setattr(crowd, "STOP_S", 2.0)
+
+
+def test_a_stop_is_heard_in_a_crowd(tmp_path, small_crowd):
+    (found,) = crowd.crowded_stops(Effort(folder=tmp_path, most=20))
+    assert (found.verdict, found.examples) == ("pass so far", ())
+
+
+def test_a_server_that_lets_nobody_in_beyond_a_number_is_found_out(
+    tmp_path, small_crowd, monkeypatch
+):
+    monkeypatch.setattr(LimitedProtocol, "_find_room", lambda self: len(self.connections) <= 64)
+    assert verdicts(crowd.crowded_stops(Effort(folder=tmp_path, most=4))) == {"S7": "FAIL"}
+
+
+STAYS = "import sys\nfor line in sys.stdin: print(flush=True)"
+GROWS = """import os, sys
+kept = []
+for line in sys.stdin:
+    kept += [b"x" * 2**20, open(os.devnull)]
+    print(flush=True)
+"""
+
+
+def lived(program, *, later_s):
+    """Look at a process that does its work once before each look."""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        life = soak.Life("child", child.pid)
+        for look in range(60):
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            life.look()
+            life.late_s.append(0.001 + look * later_s)
+        child.stdin.close()
+    return soak.Story([life])
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+
+
+@linux
+def test_a_process_that_stays_as_it_is_passes():
+    found = soak.rows_of(lived(STAYS, later_s=0.0), 60)
+    assert [one.verdict for one in found] == ["pass so far"] * 3
+
+
+@linux
+def test_a_process_that_grows_and_becomes_late_is_found_out():
+    found = soak.rows_of(lived(GROWS, later_s=0.001), 60)
+    assert [one.verdict for one in found] == ["FAIL"] * 3
+
+
+@linux
+def test_a_process_that_dies_is_found_out():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert "died" in soak._dead(soak.Life("child", child.pid))
+
+
+def test_a_slope_that_is_not_sure_takes_the_hours_that_were_asked():
+    minutes = [60.0 * minute for minute in range(60)]
+    ripple = [100.0 + 10 * (minute % 2) for minute in range(60)]
+    life = soak.Life("arm", 0, minutes, ripple, [9.0] * 60, [0.0] * 60)
+    unsure, *_ = soak.rows_of(soak.Story([life]), 3600)
+    life.rss_mb[:] = [100.0] * 60
+    sure, *_ = soak.rows_of(soak.Story([life]), 3600)
+    assert (unsure.verdict, sure.verdict) == ("pass so far", "pass")
 
 
 def test_every_promise_of_the_table_has_a_check():
