@@ -31,6 +31,8 @@ PARK_SPEED = 15.0
 """Degrees a second of the fastest joint."""
 TOO_MANY_LOST = 3
 REST_S, GIVE_UP_S, NEAR_PARK_DEG = 0.5, 2.0, 8.0
+LATCH_AGAIN_S, SAG_DEG = 0.5, 3.0
+"""For so long after it took its pose an arm may hang so far below it and not take it again."""
 KNOWN_S = 0.2
 """Age at which a measured pose is no longer where the arm is."""
 _LATE_WINDOW_S = 10.0
@@ -82,6 +84,7 @@ class ArmProcess:
         self._person_drives: bool | None = None  # whose silence counts; None: nobody's
         self._silent_since = self._measured_at
         self._latch_due, self._way_due = True, False
+        self._latched: tuple[float, Joints] = (-math.inf, self._measured)
         self._wants_torque, self._has_torque = True, False
         self._cycle_s, self._late = 0.0, deque[tuple[float, float]]()
 
@@ -383,11 +386,23 @@ class ArmProcess:
             self._enter(Mode.STOP, cause, reason)
 
     def _latch_if_due(self, now: float) -> None:
-        """Take the measured pose as the first command of a mode, and let its speed rise."""
-        if self._latch_due:
-            self._latch_due = False
+        """Take the measured pose as the first command of a mode, and let its speed rise.
+
+        An arm that took its pose a moment ago, and was sent nothing since, does not take it again:
+        under gravity it would sink a little every time.
+        """
+        if not self._latch_due:
+            return
+        self._latch_due = False
+        then, pose = self._latched
+        sank = float(np.abs(self._measured - pose).max())
+        held = self._health is None or all(self._health.torque)
+        stays = held and np.array_equal(self._motion.sent, pose)
+        if not stays or sank > SAG_DEG or now - then > LATCH_AGAIN_S:
             self._motion.latch(self._measured)
-            self._motion.blend(now)
+            self._latched = now, self._motion.sent
+        self._motion.freeze()
+        self._motion.blend(now)
 
     def _fault(self, sentence: str) -> None:
         log.warning("fault", sentence=sentence)

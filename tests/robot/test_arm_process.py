@@ -188,10 +188,24 @@ def test_an_old_observation_moves_nothing(rig):
 
 
 def test_the_first_command_of_a_mode_is_the_measured_pose(rig):
+    rig.tick(1.0)
     rig.servos.pos = START - [3, 2, 1, 0, 0, 0]
     rig.process.request(Mode.RUN, client="policy")
     rig.tick()
     np.testing.assert_array_equal(rig.servos.sent[-1], START - [3, 2, 1, 0, 0, 0])
+
+
+def test_an_arm_that_sags_does_not_sink_with_every_change_of_mode(rig):
+    rig.run()
+    rig.servos.pos = rig.servos.pos - [0, 2, 0, 0, 0, 0]
+    rig.process.stop("a test wants it")
+    rig.tick()
+    latched = rig.servos.sent[-1]
+    for change in (rig.process.reset, lambda: rig.process.request(Mode.RUN, client="policy")):
+        rig.servos.pos = rig.servos.pos - [0, 1, 0, 0, 0, 0]
+        change()
+        rig.tick()
+        np.testing.assert_array_equal(rig.servos.sent[-1], latched)
 
 
 def test_speed_rises_from_nothing_within_a_second_and_a_half(rig):
