@@ -75,6 +75,12 @@ def positions(replies: Replies) -> NDArray[np.int64]:
     return _words(replies, 0, sign_bit=15)
 
 
+def stored_calibration(eeprom: Replies) -> NDArray[np.int64]:
+    """Return homing offset, least and greatest position of each servo, ticks, shape (6, 3)."""
+    offset = _words(eeprom, 31, sign_bit=11)
+    return np.stack([offset, _words(eeprom, 9, sign_bit=15), _words(eeprom, 11, sign_bit=15)], 1)
+
+
 def servo_health(state: Replies, errors: tuple[int, ...]) -> ServoHealth:
     """Return what registers 40 to 70, shape (6, 31), and the error bytes say."""
     return ServoHealth(

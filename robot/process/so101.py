@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from robot.arm import JOINTS, Joints
 from robot.camera import Frame
-from robot.process.encoders import Encoders, Replies, positions, servo_health
+from robot.process.encoders import (
+    Encoders,
+    Replies,
+    positions,
+    servo_health,
+    stored_calibration,
+)
 from robot.process.port import PortLock, resolve_port
 from robot.process.servos import ArmUnusable, LostReply, ServoHealth
 
@@ -34,6 +40,7 @@ FASTEST, SLACK = 500.0, 8.0
 _POSITION, _STATE = (56, 2), (40, 31)  # address and length of what is read
 _EEPROM, _TORQUE, _MAX_ACCELERATION = (0, 40), (40, 1), (85, 1)
 _IDS = tuple(range(1, len(JOINTS) + 1))
+_MODEL: Final = 777
 _GRIPPER = JOINTS.index("gripper")
 _ANGLE_FEEDBACK = 0x10
 _BROKEN = (OSError, termios.error)
@@ -203,7 +210,7 @@ class So101:
         try:
             self._bus.connect(handshake=False)
             self._take_over_port()
-            self._bus._handshake()
+            self._meet_servos()
             self._require_calibration()
             if not self._is_configured():
                 held = bool(self._ask(*_TORQUE)[0].any())
@@ -221,6 +228,27 @@ class So101:
             self._close_port()
             raise
 
+    def _meet_servos(self) -> None:
+        """Do LeRobot's handshake; a servo that answers with a fault is there all the same.
+
+        It keeps its torque: an arm that holds something must be watched and stopped, not left.
+        """
+        try:
+            self._bus._handshake()
+        except RuntimeError:
+            answers = self._pings()
+            if any(result != 0 or model != _MODEL for model, result, _ in answers):
+                raise
+            faulty = [_name(i) for i, (_, _, fault) in enumerate(answers) if fault]
+            if not faulty:
+                raise
+            log.warning("servos report a fault", servos=faulty)
+
+    def _pings(self) -> list[tuple[int, int, int]]:
+        """Return model, result of the call and error byte of each servo."""
+        port, packets = self._bus.port_handler, self._bus.packet_handler
+        return [packets.ping(port, servo_id) for servo_id in _IDS]
+
     def _take_over_port(self) -> None:
         """Keep others off the port; wait for replies without spinning."""
         port = self._bus.port_handler
@@ -236,7 +264,10 @@ class So101:
         port.setPacketTimeout = set_timeout
 
     def _require_calibration(self) -> None:
-        if not self._bus.is_calibrated:
+        known = [self._bus.calibration[joint] for joint in JOINTS]
+        wanted = [(each.homing_offset, each.range_min, each.range_max) for each in known]
+        # LeRobot's own reading gives up on a servo that reports a fault.
+        if not np.array_equal(stored_calibration(self._ask(*_EEPROM)[0]), wanted):
             raise ArmUnusable(
                 f"the servos hold another calibration than {self._file}: is this {self._arm_id}? "
                 f"`make calibrate ARM_ID={self._arm_id}` measures it anew, or writes the file's"
@@ -258,16 +289,11 @@ class So101:
         """Return why the arm could not be opened, in one line."""
         mend = f"`make doctor ARM_ID={self._arm_id}`"
         if self._bus.is_connected and not isinstance(error, OSError):
-            port, packets = self._bus.port_handler, self._bus.packet_handler
-            answers = [packets.ping(port, servo_id) for servo_id in _IDS]
+            answers = self._pings()
             missing = [i for i, (_, result, _) in enumerate(answers) if result != 0]
             if missing:
                 names = ", ".join(_name(i) for i in missing)
                 return f"{names} not found on {device}: check {_cable(missing[0])}; {mend}"
-            faulty = [i for i, (_, _, fault) in enumerate(answers) if fault]
-            if faulty:
-                names = ", ".join(_name(i) for i in faulty)
-                return f"{names} on {device} reports a fault: check supply and heat; {mend}"
         text = " ".join(str(error.__cause__ or error).split())
         return f"{device} cannot be used: {text}; {mend}"
 

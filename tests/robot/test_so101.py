@@ -310,6 +310,18 @@ def test_a_second_owner_is_refused_by_the_port(arm, connect, tmp_path):
         connect(lock=tmp_path / "other")
 
 
+def test_an_arm_whose_servo_reports_a_fault_is_opened_and_tells(connect, line):
+    first = connect()
+    first.torque(on=True)
+    first.close()
+    line.servos[2].forced_error = Error.OVERLOAD
+    arm = connect()
+    for _ in range(HEALTH_EVERY):
+        arm.joint_pos()
+    assert arm.health().errors == (0, 0, Error.OVERLOAD, 0, 0, 0)
+    assert all(servo.torque for servo in line.servos)
+
+
 def test_a_refused_arm_can_be_opened_once_it_is_mended(connect, line):
     line.fault(kind="cut", servo_id=3)
     with pytest.raises(ArmUnusable):
