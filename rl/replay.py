@@ -16,27 +16,15 @@ class Replay:
     """A ring of steps with flat states, in the form that SB3's algorithms sample."""
 
     def __init__(
-        self,
-        spec: PolicySpec,
-        generator: np.random.Generator,
-        *,
-        capacity: int = 1_000_000,
-        n_steps: int = 1,
-        discount: float = 1.0,
+        self, spec: PolicySpec, generator: np.random.Generator, *, capacity: int = 1_000_000
     ) -> None:
-        """Hold `capacity` steps of what `spec` reads and writes; memory is taken as they come.
-
-        A step is told what the `n_steps` from it on earn, each `discount` of the one before it.
-        """
-        if capacity < 1 or n_steps < 1:
-            raise ValueError(
-                f"a replay of {capacity} steps, {n_steps} at once, holds nothing; give at least 1"
-            )
+        """Hold `capacity` steps of what `spec` reads and writes; memory is taken as they come."""
+        if capacity < 1:
+            raise ValueError(f"a replay of {capacity} steps holds nothing; give at least 1")
         self._spec, self._generator = spec, generator
-        self._n_steps, self._discount = n_steps, discount
         state, action = sum(spec.state.values()), spec.action_dim
-        self._ends = np.cumsum([state, state, action, 1, 1, 1]).tolist()
-        # One row a step, the parts of a sample side by side: a batch is one gather.
+        self._ends = np.cumsum([state, state, action, 1, 1]).tolist()
+        # One row a step (state, next state, action, reward, terminated): a batch is one gather.
         self._rows = np.empty((capacity, self._ends[-1]), np.float32)
         self._added = 0
 
@@ -60,7 +48,7 @@ class Replay:
 
     def add(self, transitions: Sequence[Transition]) -> None:
         """Take in steps, in order; all of them or, where one does not fit the spec, none."""
-        rows = [self._row(transitions[i : i + self._n_steps]) for i in range(len(transitions))]
+        rows = [self._row(transition) for transition in transitions]
         for row in rows:
             self._rows[self._added % len(self._rows)] = row
             self._added += 1
@@ -68,44 +56,34 @@ class Replay:
     def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
         """Draw steps evenly, with replacement; `env` is what SB3 passes and is not needed.
 
-        `rewards` are what up to `n_steps` earn, discounted, and `discounts` what the state after
-        them counts; `dones` are terminations only: running out of time does not make a state
-        worthless.
+        `dones` are terminations only: running out of time does not make a state worthless.
         """
         del env
         if not self._added:
             raise ValueError("the replay is empty; add steps before sampling")
         drawn = self._generator.integers(len(self), size=batch_size)
         rows = torch.as_tensor(self._rows.take(drawn, axis=0))
-        a, b, c, d, e, f = self._ends
+        a, b, c, d, e = self._ends
         return ReplayBufferSamples(
             observations=rows[:, :a],
             next_observations=rows[:, a:b],
             actions=rows[:, b:c],
             rewards=rows[:, c:d],
             dones=rows[:, d:e],
-            discounts=rows[:, e:f],
         )
 
-    def _row(self, transitions: Sequence[Transition]) -> NDArray[np.float32]:
-        """Return what is kept of the first of some steps; those after an end do not count."""
-        reward, factor, last = 0.0, 1.0, transitions[0]
-        for last in transitions:
-            reward += factor * last.reward
-            factor *= self._discount
-            if last.terminated or last.truncated:
-                break
-        action = transitions[0].action
+    def _row(self, transition: Transition) -> NDArray[np.float32]:
+        action = transition.action
         if action.shape != (self._spec.action_dim,):
             raise ValueError(
                 f"an action has shape {action.shape}, the policy's {(self._spec.action_dim,)}"
             )
         row = np.concatenate(
             [
-                *self._vectors(transitions[0].state),
-                *self._vectors(last.next_state),
+                *self._vectors(transition.state),
+                *self._vectors(transition.next_state),
                 action,
-                [reward, last.terminated, factor],
+                [transition.reward, transition.terminated],
             ],
             dtype=np.float32,
         )

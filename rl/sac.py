@@ -60,7 +60,6 @@ class SacLearner:
         hidden: Sequence[int] = (256, 256),
         learning_rate: float = 5e-4,
         discount: float = 0.97,
-        n_steps: int = 1,
         target_rate: float = 0.01,
         entropy_coef: float = 0.05,
         target_entropy: float | None = None,
@@ -69,7 +68,6 @@ class SacLearner:
     ) -> None:
         """Start from random weights; `entropy_coef` is where its tuning starts.
 
-        A value is learnt from what `n_steps` in a row earned and the value of the state after them.
         `target_rate` is the share of the critics that the target critics take over in an update,
         and `target_entropy` is minus half the action's size where it is not given.
         """
@@ -79,19 +77,12 @@ class SacLearner:
             batch_size=batch_size,
             learning_rate=learning_rate,
             discount=discount,
-            n_steps=n_steps,
             target_rate=target_rate,
             entropy_coef=entropy_coef,
         )
         self._spec, self._hidden, self._batch_size = spec, list(hidden), batch_size
         self._git_revision, self._updates = git_revision, 0
-        self._replay = Replay(
-            spec,
-            np.random.default_rng(seed),
-            capacity=capacity,
-            n_steps=n_steps,
-            discount=discount,
-        )
+        self._replay = Replay(spec, np.random.default_rng(seed), capacity=capacity)
         encoding = encoding_of(spec)
         self._sac = SAC(
             FastPolicy,

@@ -10,8 +10,8 @@ from rl.transition import Transition
 SPEC = PolicySpec(action_space="ee_delta", action_dim=2, state={"thing": 2, "held": 1})
 
 
-def replay_of(capacity=100, seed=0, **options):
-    return Replay(SPEC, np.random.default_rng(seed), capacity=capacity, **options)
+def replay_of(capacity=100, seed=0):
+    return Replay(SPEC, np.random.default_rng(seed), capacity=capacity)
 
 
 def state_of(number):
@@ -54,14 +54,16 @@ def test_a_batch_is_what_sb3_reads():
     replay.add([step_of(1)])
     batch = replay.sample(8, env=None)
     assert isinstance(batch, ReplayBufferSamples)
-    shapes = {name: tuple(part.shape) for name, part in batch._asdict().items()}
+    assert batch.discounts is None
+    shapes = {
+        name: tuple(part.shape) for name, part in batch._asdict().items() if name != "discounts"
+    }
     assert shapes == {
         "observations": (8, 3),
         "actions": (8, 2),
         "next_observations": (8, 3),
         "dones": (8, 1),
         "rewards": (8, 1),
-        "discounts": (8, 1),
     }
 
 
@@ -70,28 +72,6 @@ def test_running_out_of_time_is_no_termination():
     replay.add([step_of(0, truncated=True), step_of(1, terminated=True)])
     batch = replay.sample(50)
     torch.testing.assert_close(batch.dones, batch.observations[:, :1])
-
-
-def test_a_step_is_told_what_it_and_those_after_it_earn_up_to_an_end():
-    replay = replay_of(n_steps=3, discount=0.5)
-    replay.add([step_of(number) for number in range(4)] + [step_of(4, truncated=True)])
-    replay.add([step_of(10), step_of(11, terminated=True)])
-    batch = replay.sample(500)
-    seen = {
-        int(row[0]): (round(float(reward), 4), int(after), int(done), float(factor))
-        for row, reward, (after, *_), done, factor in zip(
-            batch.observations,
-            batch.rewards,
-            batch.next_observations,
-            batch.dones,
-            batch.discounts,
-            strict=True,
-        )
-    }
-    assert seen[0] == (-1.0 - 0.45 - 0.2, 3, 0, 0.125)
-    assert seen[3] == (-0.7 - 0.3, 5, 0, 0.25)
-    assert seen[4] == (-0.6, 5, 0, 0.5)
-    assert seen[10] == (0.05, 12, 1, 0.25)
 
 
 def test_the_newest_steps_replace_the_oldest():
