@@ -41,6 +41,10 @@ def torque(arm, value):
     arm.feed(frame(BROADCAST, SYNC_WRITE, bytes(params)))
 
 
+def word(arm, joint, address):
+    return int.from_bytes(arm.servos[joint].read(address, 2), "little")
+
+
 def go(arm, joint, ticks):
     data = ticks.to_bytes(2, "little")
     servo_id = JOINTS.index(joint) + 1
@@ -105,6 +109,17 @@ def test_a_servo_that_gets_too_hot_drops_its_joint():
     arm.servos["shoulder_lift"].temperature_c = 90.0
     run(arm, 1.0)
     assert arm.twin.joint_pos()[1] > 20.0
+
+
+@pytest.mark.parametrize("preset", ["stiff", "compliant"])
+def test_a_joint_that_moves_freely_at_full_speed_is_not_overloaded(preset):
+    arm, loads = make_arm(preset), []
+    torque(arm, 1)
+    for count in range(50):
+        go(arm, "shoulder_pan", 2047 + round(count * 120 * 0.02 * 4095 / 360))
+        run(arm, 0.02)
+        loads.append(word(arm, "shoulder_pan", Register.PRESENT_LOAD) & 0x3FF)
+    assert 100 < max(loads) < 700
 
 
 def test_load_makes_the_supply_sag(arm):
