@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ops.bench_learner import measure
-from rl.evaluate import git_revision
+from robot.revision import git_revision
 
 WINDOW, ENOUGH = 40, 0.8
 GIVE_UP_S = 900

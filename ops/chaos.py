@@ -22,7 +22,7 @@ from ops.chaos_plan import NOT_TRIED, Fault, plan
 from ops.chaos_stage import Stage, logged_tracebacks
 from ops.safety_checks.effort import say
 from ops.safety_checks.rig import RigArm, RigError, back_to_hold, rig
-from rl.evaluate import git_revision
+from robot.revision import git_revision
 from robot.words import UsageError, parse_words
 
 KNOWN = {"minutes": "10", "seed": "0", "arms": "4", "json": ""}

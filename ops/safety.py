@@ -21,7 +21,7 @@ from pathlib import Path
 from ops.safety_checks.effort import Effort, quiet, say
 from ops.safety_checks.page import page, terminal_table
 from ops.safety_checks.row import Row
-from rl.evaluate import git_revision
+from robot.revision import git_revision
 from robot.words import UsageError, parse_words
 
 ROOT = Path(__file__).resolve().parent.parent

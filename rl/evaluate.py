@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from rl.run_record import RunRecord, read_run
 from rl.statistics import clopper_pearson_lower, kaplan_meier_median, wilson
 from rl.trial import Trial, evaluate_policy
 from rl.trial_pool import Conditions, Contender, contender_of, play
+from robot.revision import git_revision
 
 __all__ = ["Conditions", "Trial", "evaluate_policy", "evaluate_run", "summary"]
 
@@ -127,13 +127,6 @@ def circumstances() -> dict[str, object]:
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
-
-
-def git_revision() -> str:
-    """Return the working tree's revision, `+` where it has changes; `unknown` without git."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-    return found.stdout.strip() or "unknown"
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -18,7 +18,6 @@ from envs.twin_env import make_twin_env
 from policy_server.backends.scripted import ScriptedPolicy
 from policy_server.policy import PolicyRequest
 from rewarder.goal import parse_goal, task_goal
-from rl.evaluate import git_revision
 from rl.progress import say
 from robot.arm import Joints, Observation
 from robot.journal import Journal
@@ -26,6 +25,7 @@ from robot.recording.dataset import LEROBOT, DatasetError, dataset_folder, expor
 from robot.recording.recorder import Recorder
 from robot.recording.take import NotSealed
 from robot.recording.take_writer import Session
+from robot.revision import git_revision
 from robot.teleop.devices import Request
 from robot.tracking import Tracker
 from robot.words import UsageError, parse_words

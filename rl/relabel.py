@@ -16,12 +16,13 @@ from hydra.utils import instantiate
 
 from rewarder.reward import RewardModel
 from rl.command_line import Composed, find_run, run_main
-from rl.evaluate import RUNS, git_revision, write_json
+from rl.evaluate import RUNS, write_json
 from rl.figures import episode_line
 from rl.labeller import Labelled, Labeller
 from rl.progress import say
 from rl.run_folder import EPISODES, Counters, RunFolder
 from rl.run_record import BadRun
+from robot.revision import git_revision
 from robot.sealed import seal
 
 POLL_S = 0.05

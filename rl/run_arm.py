@@ -18,13 +18,13 @@ from rewarder.goal import Goal, parse_goal
 from rl.actor import Worker
 from rl.arms import check_arms, env_maker, kept, start_own_arms
 from rl.command_line import STOPPED, Composed, find_run, run_main, with_task
-from rl.evaluate import git_revision
 from rl.fleet import RETRY_S, Snapshot
 from rl.learner_client import Courier, LearnerAway, LearnerClient, not_uploaded
 from rl.logs import log_to
 from rl.progress import say
 from rl.run_record import BadRun, read_run
 from robot.journal import journal_folder, read_episode
+from robot.revision import git_revision
 
 
 def practise(composed: Composed) -> int:

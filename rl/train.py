@@ -24,7 +24,7 @@ from rl.actor import Worker
 from rl.arms import check_arms, env_maker, has_processes, is_emulated, kept, start_own_arms
 from rl.command_line import STOPPED, Composed, find_run, run_main, with_earlier, with_task
 from rl.dashboard import make_view
-from rl.evaluate import Conditions, evaluate_run, git_revision, sentence
+from rl.evaluate import Conditions, evaluate_run, sentence
 from rl.fleet import Fleet, MakeWorker
 from rl.intake import Intake
 from rl.labeller import Labeller
@@ -38,6 +38,7 @@ from rl.run_folder import RunFolder
 from rl.run_record import BadRun
 from rl.service import LearnerService
 from robot.limits import SafetyLimits
+from robot.revision import git_revision
 
 type Watch = Callable[[], str | None]
 """Looks after helpers and says what is wrong with them."""

@@ -5,7 +5,6 @@ space (by telnet `x`) stops the arm. The arm follows from the first `t` or `s` o
 where it was left, until the journal has `episodes`. `actions=` is the dataset's kind of actions.
 """
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
@@ -20,6 +19,7 @@ from robot.recording.dataset import LEROBOT, DatasetError, actions_named, datase
 from robot.recording.recorder import Recorder
 from robot.recording.take import NotSealed
 from robot.recording.take_writer import Session
+from robot.revision import git_revision
 from robot.sealed import Damaged, DiskFull
 from robot.teleop.devices import Request
 from robot.teleop.takeover import FAILURES, KEYS_HELP, fail, open_device, say, take_free_arm
@@ -172,16 +172,6 @@ def number(words: Mapping[str, str], name: str, *, least: float = 0.0) -> float:
             f"{name}={words[name]!r}; expected a number from {least:g} on, e.g. {WORDS[name]}"
         )
     return value
-
-
-def git_revision() -> str:
-    """Return the working tree's revision, `+` where it has changes; `unknown` without git."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
