@@ -20,8 +20,6 @@ MIDDLE: Final = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.785398])
 """Hinge angles in the middle of the joints' travels, radians."""
 MOUNTS: Final = (120.0, -340.0, 515.0, -56.0, 31.0, 430.0)
 """Where the encoders were mounted, ticks off the middle: what calibration has to find."""
-LOAD_S: Final = 0.1
-"""Time constant of the mean that a servo senses as its load."""
 HEALTH_S: Final = 0.05
 _OHM_V = 0.05  # a volt less at the servos for each 20 A
 
@@ -90,7 +88,6 @@ class EmulatedArm:
         self.supply_v = SUPPLY_V
         self.now = 0.0
         """The moment at which the bus is served, for the judge; seconds."""
-        self._load = np.zeros(len(JOINTS))
         self._steps = 0
         self._sensed_at = -1
         self._told: tuple[float, ...] = ()
@@ -108,9 +105,6 @@ class EmulatedArm:
         if self._hand is not None and self._hand.done < self._hand.steps:
             self.twin.hold_by_hand(self._hand.move())
         self.twin.step()
-        # From step to step a stiff joint's force swings between its limits; what a motor's windings
-        # carry is the mean.
-        self._load += (self.twin.loads() - self._load) * (TIMESTEP_S / LOAD_S)
         self._steps += 1
         if self._steps % round(HEALTH_S / TIMESTEP_S) == 0:
             self._feel()
@@ -158,7 +152,7 @@ class EmulatedArm:
         self._sensed_at = self._steps
         degrees = np.rad2deg(self.twin.angles() - MIDDLE).tolist()
         speeds = np.rad2deg(self.twin.speeds()).tolist()
-        loads = self._load.tolist()
+        loads = self.twin.loads().tolist()
         for servo, angle, speed, load in zip(
             self.servos.values(), degrees, speeds, loads, strict=True
         ):
@@ -166,7 +160,7 @@ class EmulatedArm:
 
     def _feel(self) -> None:
         self._sense()
-        loads = np.abs(self._load)
+        loads = np.abs(self.twin.loads())
         volts = self.supply_v - _OHM_V * STALL_A * float(loads.sum())
         before = [servo.strength for servo in self.servos.values()]
         for servo, load in zip(self.servos.values(), loads.tolist(), strict=True):

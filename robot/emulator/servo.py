@@ -6,7 +6,8 @@ bus shows is `actual - Homing_Offset`, modulo one turn where bit 0x10 of Phase i
 
 The models, of which none was compared with a real servo:
 
-- load: mean torque of the motor over 0.1 s as a share of the stall torque; current: 2.6 A of it.
+- load: torque as a share of the stall torque, at most the distance from the goal as a share of
+  10.8 degrees; current: 2.6 A of it.
 - torque: at most the lesser of Torque_Limit and Max_Torque_Limit.
 - overload: more than Overload_Torque for Protection_Time leaves Protective_Torque and sets the
   error bit, until torque is switched off or a goal turns the joint back. `Unloading` and

@@ -12,6 +12,9 @@ from robot.scene import Layout
 from robot.twin import Twin
 from robot.twin_model import TIMESTEP_S
 
+FULL_LOAD_RAD = 3.35 / 17.8
+"""How far off its goal a servo uses all it has: 10.8 degrees, by the gain and the torque limit of
+the SO-101's older official model, which sags as an arm with LeRobot's P_Coefficient of 16 does."""
 _STUCK_NM = 50.0
 _SETTLE_S = 0.25
 
@@ -25,6 +28,7 @@ class TwinBody(Twin):
         # Strengths and stuck joints are in the model, and other twins must not share them.
         self._model = copy.copy(self._model)
         self._full = self._model.actuator_forcerange.copy()
+        self._shares = np.ones(len(JOINTS))
         self._friction = self._model.dof_frictionloss.copy()
         self._dofs = np.array([self._model.joint(name).dofadr[0] for name in JOINTS])
         self._in_hand: dict[int, float] = {}
@@ -37,12 +41,16 @@ class TwinBody(Twin):
     def step(self) -> None:
         """Run one step of the physics."""
         self.advance(self.time + TIMESTEP_S)
+        # A servo that is switched on starts from where its joint was found, delay or not.
+        limp = self._shares == 0.0
+        self._data.ctrl[limp] = self._goal[limp] = self._data.qpos[self._joints][limp]
         for joint, angle in self._in_hand.items():
             self._data.qpos[self._joints[joint]] = angle
             self._data.qvel[self._dofs[joint]] = 0.0
 
     def strengthen(self, shares: NDArray[np.float64]) -> None:
         """Limit the servos' torques, shape (6,), as shares of their own limits; 0 is limp."""
+        self._shares = np.array(shares)
         self._model.actuator_forcerange[:] = self._full * shares[:, None]
 
     def stick(self, joint: int, *, stuck: bool) -> None:
@@ -68,13 +76,20 @@ class TwinBody(Twin):
         return np.array(self._data.qvel[self._dofs])
 
     def loads(self) -> NDArray[np.float64]:
-        """Return the servos' torques as shares of their limits, shape (6,), -1 to 1."""
-        return np.array(self._data.actuator_force / self._full[:, 1])
+        """Return how hard the servos drive their motors, shape (6,), -1 to 1.
+
+        That is the torque's share of its limit, but not more than the distance from the goal
+        calls for: a stiff joint is at its limit a fifth of a degree off, which no servo is.
+        """
+        off = np.abs(self._data.ctrl - self._data.actuator_length) / FULL_LOAD_RAD
+        return np.clip(self._data.actuator_force / self._full[:, 1], -off, off)
 
     def place_arm(self, joint_pos: Joints) -> None:
         """Put the arm somewhere at once, at rest."""
-        self._data.qpos[self._joints] = to_radians(np.asarray(joint_pos, np.float64))
+        angles = to_radians(np.asarray(joint_pos, np.float64))
+        self._data.qpos[self._joints] = angles
         self._data.qvel[self._dofs] = 0.0
+        self._data.ctrl[:] = self._goal = angles
 
     def reset_scene(self, seed: int) -> None:
         """Lay cube and place out as `reset` does; the arm stays as it is."""
@@ -95,7 +110,7 @@ class TwinBody(Twin):
         self._data.qpos[self._joints] = other.angles()
         self._data.qvel[self._dofs] = other.speeds()
         self._data.ctrl[:] = self._goal = other.goal()
-        self._model.actuator_forcerange[:] = other.force_range()
+        self.strengthen(other.strengths())
         self._in_hand = other.held_by_hand()
         mujoco.mj_forward(self._model, self._data)
 
@@ -103,9 +118,9 @@ class TwinBody(Twin):
         """Return what the servos aim at, shape (6,), radians."""
         return np.array(self._data.ctrl)
 
-    def force_range(self) -> NDArray[np.float64]:
-        """Return the servos' torque limits, shape (6, 2), N·m."""
-        return self._model.actuator_forcerange.copy()
+    def strengths(self) -> NDArray[np.float64]:
+        """Return the servos' strengths as shares of their own limits, shape (6,)."""
+        return self._shares
 
     def held_by_hand(self) -> dict[int, float]:
         """Return the joints, by index, that a hand holds, and where."""
