@@ -14,18 +14,16 @@ import prometheus_client as prometheus
 import structlog
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
 from rewarder.messages import MAX_BYTES, BatchBody, ClipBody, score_message
 from rewarder.reward import NoScore, RewardModel
 from robot.access import Door, RefusedError, problem
-from robot.http_server import REQUEST_ID, answer, asked_of, json_body
+from robot.http_server import REQUEST_ID, answer, answer_errors, asked_of, json_body
 from robot.tokens import OneToken, Role
 
 log = structlog.get_logger(__name__)
 
 _PUBLIC = {"/health"}
-_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 class Metrics:
@@ -116,7 +114,7 @@ def create_app(
     app = FastAPI(title="rewarder", docs_url=None, redoc_url=None, openapi_url=None)
     desk = Desk(model, workers=workers, max_pending=max_pending)
     _add_gate(app, desk.metrics, Door(None if token is None else OneToken(token)))
-    _add_errors(app, desk.metrics)
+    answer_errors(app, failed=lambda path: desk.metrics.requests.labels(path, 500).inc())
 
     @app.post("/score")
     async def score(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
@@ -169,27 +167,6 @@ def _not_admitted(request: Request, door: Door) -> RefusedError | None:
     except RefusedError as refused:
         return refused
     return None
-
-
-def _add_errors(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every error with code, sentence and request id."""
-
-    @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return answer(error, request.state.request_id)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
-        code = _CODES.get(error.status_code, "bad_request")
-        refusal = RefusedError(error.status_code, code, str(error.detail))
-        return answer(refusal, request.state.request_id)
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
-        name = request.state.request_id
-        metrics.requests.labels(request.url.path, 500).inc()
-        log.error("request failed", request_id=name, path=request.url.path, error=repr(error))
-        return answer(RefusedError(500, "internal", "the service failed; see its log"), name)
 
 
 def _invalid(error: ValidationError) -> RefusedError:

@@ -16,14 +16,20 @@ import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rl.live_arms import Answer, ArmAddress, LinkedArms
 from rl.live_runs import LiveRun
 from robot.access import Door, RefusedError
 from robot.arm_config import ROOT, ArmConfig, ConfigError
-from robot.http_server import Gate, ServiceError, answer, json_body, listen, server_of
+from robot.http_server import (
+    Gate,
+    ServiceError,
+    answer_errors,
+    json_body,
+    listen,
+    server_of,
+)
 from robot.tokens import TokenError, own_token
 from robot.words import UsageError, parse_words
 
@@ -57,7 +63,7 @@ def create_app(arms: LinkedArms, run: LiveRun, links: Mapping[str, str]) -> Fast
     _add_arms(app, arms)
     _add_orders(app, arms)
     _add_run(app, run, links)
-    _add_errors(app)
+    answer_errors(app)
     app.add_middleware(Gate, door=Door(None), needs=lambda _method, _path: None)
 
     app.add_middleware(Careful)
@@ -158,17 +164,6 @@ def _add_run(app: FastAPI, run: LiveRun, links: Mapping[str, str]) -> None:
         if not 0 <= index < len(frames) or not frames[index]:
             raise RefusedError(404, "not_found", "there is no such picture")
         return Response(frames[index], media_type="image/jpeg")
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return answer(error, request.state.request_id)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
-        refusal = RefusedError(error.status_code, "bad_request", str(error.detail))
-        return answer(refusal, request.state.request_id)
 
 
 async def _stream(arms: LinkedArms) -> AsyncIterator[str]:

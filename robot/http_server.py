@@ -8,7 +8,9 @@ from typing import cast
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +32,7 @@ MAX_PER_PEER = 8
 MAX_SOCKET_MESSAGE = 64 * 1024
 REQUEST_ID = "X-Request-Id"
 RETRY_AFTER_S = 1
+_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 type Needs = Callable[[str, str], Role | None]
 """What a method and a path need; None for nothing at all."""
@@ -229,6 +232,29 @@ def answer(refused: RefusedError, request_id: str) -> Response:
     headers |= {"Retry-After": str(RETRY_AFTER_S)} if refused.status in {429, 503} else {}
     headers |= {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
     return JSONResponse(problem(refused, request_id), refused.status, headers=headers)
+
+
+def answer_errors(app: FastAPI, *, failed: Callable[[str], None] = lambda _: None) -> None:
+    """Make an app answer every error with code, sentence and request id.
+
+    `failed` is told the path of a request that the app itself could not serve.
+    """
+
+    @app.exception_handler(RefusedError)
+    def refused(request: Request, error: RefusedError) -> Response:
+        return answer(error, request.state.request_id)
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
+        code = _CODES.get(error.status_code, "bad_request")
+        return refused(request, RefusedError(error.status_code, code, str(error.detail)))
+
+    @app.exception_handler(Exception)
+    def unexpected(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        name, path = request.state.request_id, request.url.path
+        failed(path)
+        log.error("request failed", request_id=name, path=path, error=repr(error))
+        return refused(request, RefusedError(500, "internal", "the service failed; see its log"))
 
 
 async def json_body(request: Request, *, max_bytes: int) -> bytes:

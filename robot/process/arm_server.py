@@ -16,11 +16,18 @@ import structlog
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from robot.access import Door, RefusedError
-from robot.http_server import READ_TIMEOUT_S, Gate, answer, asked_of, json_body, server_of
+from robot.http_server import (
+    READ_TIMEOUT_S,
+    Gate,
+    answer,
+    answer_errors,
+    asked_of,
+    json_body,
+    server_of,
+)
 from robot.process.arm_messages import MessageError, mapping, mode_of, plain, state_message
 from robot.process.arm_process import ArmProcess, ModeRefused
 from robot.process.arm_session import Desk, Pictures, Session, stop_reason
@@ -32,7 +39,6 @@ log = structlog.get_logger(__name__)
 MAX_CONTROL_BYTES = 64 * 1024
 START_S, STOP_S = 60.0, 10.0
 _OPEN = {("GET", "/health"), ("POST", "/stop")}
-_CODES = {404: "not_found", 405: "method_not_allowed"}
 _QUANTILES = (0.5, 0.99)
 
 
@@ -54,7 +60,12 @@ def create_app(
     """Return the service around an arm's process and its cameras."""
     app = FastAPI(title="arm", docs_url=None, redoc_url=None, openapi_url=None)
     desk = Desk(arm_id=arm_id, process=process, pictures=pictures, door=door, clock=clock)
-    _add_errors(app)
+    answer_errors(app)
+
+    @app.exception_handler(ModeRefused)
+    async def mode_refused(request: Request, error: ModeRefused) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return answer(RefusedError(409, "mode_refused", str(error)), request.state.request_id)
+
     _add_views(app, desk)
     _add_controls(app, process)
 
@@ -182,30 +193,6 @@ def _add_controls(app: FastAPI, process: ArmProcess) -> None:
             sentence = "who drives must be heard of 20 times a second: ask by the WebSocket"
             raise RefusedError(409, "mode_refused", sentence)
         return {"mode": process.request(wanted, client="http").value}
-
-
-def _add_errors(app: FastAPI) -> None:
-    """Answer every error with code, sentence and request id."""
-
-    @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return answer(error, request.state.request_id)
-
-    @app.exception_handler(ModeRefused)
-    async def mode_refused(request: Request, error: ModeRefused) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return answer(RefusedError(409, "mode_refused", str(error)), request.state.request_id)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
-        code = _CODES.get(error.status_code, "bad_request")
-        refusal = RefusedError(error.status_code, code, str(error.detail))
-        return answer(refusal, request.state.request_id)
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
-        name = request.state.request_id
-        log.error("request failed", request_id=name, path=request.url.path, error=repr(error))
-        return answer(RefusedError(500, "internal", "the service failed; see its log"), name)
 
 
 class _Metrics:
