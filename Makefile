@@ -40,8 +40,11 @@ serve-rewarder: setup ## Serve the reward model (REWARDER_PORT=18080)
 run-arm: $(if $(filter emulated real,$(arm)),setup-arm,setup) ## Run one arm's worker without Ray (ARM_ID=arm01 LEARNER_URL=…)
 	@$(launch) rl.actor
 
-emulate: setup-arm ## Emulate the servos of arms on pseudo-terminals, moved by the simulated arm (ARMS=4)
-	@$(launch) robot.emulator.emulate ARMS
+emulate: setup-arm ## Emulate the servos of arms on pseudo-terminals, moved by the simulated arm (ARMS=4 LEADERS=1)
+	@$(launch) robot.emulator.emulate ARMS LEADERS
+
+move-leader: setup-arm ## Move an emulated leader arm by keys, as a hand would
+	@$(launch) robot.emulator.hand
 
 arm: setup-arm ## Run the process that owns one arm: guard, modes, cameras, address (ARM_ID=arm01)
 	@$(launch) robot.process.daemon ARM_ID
@@ -127,7 +130,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm train-rl evaluate report ab relabel serve-rewarder run-arm emulate arm doctor calibrate \
+.PHONY: help setup setup-arm train-rl evaluate report ab relabel serve-rewarder run-arm emulate move-leader arm doctor calibrate \
 	dashboard takeover home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push \
 	nightly-copy safety chaos calibrate-camera tune-colours bench results-table mac-bootstrap gpu-bootstrap test lint \
 	check clean

@@ -126,6 +126,12 @@ class EmulatorAdmin:
         """Return each servo's registers and condition, by joint."""
         return cast("dict[str, Fields]", self.ask("servos")["servos"])
 
+    def angles(self) -> dict[str, float]:
+        """Return where each joint is, in joint units."""
+        return {
+            joint: float(cast("float", fields["angle"])) for joint, fields in self.servos().items()
+        }
+
     def status(self) -> Fields:
         """Return how the emulator itself is doing."""
         return self.ask("status")

@@ -1,31 +1,39 @@
 """Emulate several arms: `python -m robot.emulator.emulate arms=4`, or `make emulate ARMS=4`.
 
-Starts one emulator a arm and ends them all when one ends, on Ctrl-C, and on SIGTERM.
+Starts one emulator an arm (`arm01` …) and one a leader (`leaders=1`: `leader01`), which nobody
+judges, and ends them all when one ends, on Ctrl-C, and on SIGTERM.
 """
 
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from robot.emulator.process import USAGE, WORDS
 from robot.words import UsageError, parse_words
 
 PATIENCE_S = 5.0
+MOST = 99
 INTERRUPTED = 130
 
 
 def commands(argv: Sequence[str]) -> list[list[str]]:
-    """Return the command of each arm's emulator; words but `arms=` go to every one of them."""
-    words = parse_words(argv, known={"arms": "1", **WORDS})
-    if not words["arms"].isdecimal() or not 1 <= int(words["arms"]) <= 99:
-        raise UsageError(f"arms={words['arms']}; expected a number from 1 to 99")
-    given = [word for word in argv if not word.startswith(("arms=", "arm_id="))]
-    return [
-        [sys.executable, "-m", "robot.emulator.process", f"arm_id=arm{index:02d}", *given]
-        for index in range(1, int(words["arms"]) + 1)
+    """Return the command of each emulator; words but `arms=`, `leaders=` go to every one."""
+    words = parse_words(argv, known={"arms": "1", "leaders": "0", **WORDS})
+    arms, leaders = _count(words, "arms", 1), _count(words, "leaders", 0)
+    given = [word for word in argv if not word.startswith(("arms=", "leaders=", "arm_id="))]
+    start = [sys.executable, "-m", "robot.emulator.process"]
+    return [[*start, f"arm_id=arm{index:02d}", *given] for index in range(1, arms + 1)] + [
+        [*start, f"arm_id=leader{index:02d}", *given, "judge=off"]
+        for index in range(1, leaders + 1)
     ]
+
+
+def _count(words: Mapping[str, str], name: str, least: int) -> int:
+    if not words[name].isdecimal() or not least <= int(words[name]) <= MOST:
+        raise UsageError(f"{name}={words[name]}; expected a number from {least} to {MOST}")
+    return int(words[name])
 
 
 def main(argv: Sequence[str]) -> int:

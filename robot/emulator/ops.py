@@ -120,6 +120,7 @@ class EmulatorOps:
             "temperature_c": servo.temperature_c,
             "error": servo.error,
             "strength": servo.strength,
+            "angle": float(self._arm.twin.joint_pos()[JOINTS.index(name)]),
         }
 
     def _push(self, request: Fields) -> None:

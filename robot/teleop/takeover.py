@@ -37,7 +37,7 @@ WORDS = {
     "device": "keyboard",
     "dead_man": "",
     "leader": "run/leader01.bus",
-    "leader_calibration": "conf/calibration/leader01.json",
+    "leader_calibration": "conf/calibration/emulated.json",
 }
 """What `open_device` and `main` understand."""
 

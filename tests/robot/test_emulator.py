@@ -236,6 +236,13 @@ def test_each_arm_gets_an_emulator_with_the_words_given():
         emulate.commands(["arms=0"])
 
 
+def test_a_leader_is_an_arm_more_that_nobody_judges():
+    *_, leader = emulate.commands(["arms=2", "leaders=1", "seed=3", "judge=on"])
+    assert leader[3:] == ["arm_id=leader01", "seed=3", "judge=on", "judge=off"]
+    with pytest.raises(UsageError, match="leaders=two; expected a number from 0"):
+        emulate.commands(["leaders=two"])
+
+
 def test_ending_the_launcher_ends_its_emulators(tmp_path):
     command = [sys.executable, "-m", "robot.emulator.emulate", "arms=1", f"folder={tmp_path}"]
     with subprocess.Popen([*command, "judge=off", "dev="], cwd=ROOT) as launcher:
