@@ -132,6 +132,7 @@ def random_steps(count: int, random: np.random.Generator) -> list[Transition]:
             state=state(),
             action=random.uniform(-1, 1, SPEC.action_dim).astype(np.float32),
             reward=float(random.uniform(-1, 0)),
+            reward_before=float(random.uniform(-1, 0)),
             next_state=state(),
             terminated=bool(random.random() < 0.02),
             truncated=False,

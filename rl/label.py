@@ -54,12 +54,13 @@ def label(
     done = _done_after(episode, score, holds, veto=veto_with_last_look)
     kept = judged if done is None else judged[judged <= done]
     gaps = np.append(np.diff(kept) > 1, done is None)
-    rewards = score.progress[after] - 1.0
+    rewards, before = score.progress[after] - 1.0, _progress_before(score, after) - 1.0
     return [
         _transition(
             episode,
             int(step),
             reward=0.0 if step == done else float(rewards[step]),
+            reward_before=float(before[step]),
             terminated=bool(step == done),
             truncated=bool(gap),
         )
@@ -130,13 +131,27 @@ def _done_after(
     return int(judged[-1]) - 1 if look and recent[-1] else None
 
 
+def _progress_before(score: Score, after: slice) -> NDArray[np.float64]:
+    """Return what was last judged before each step; where nothing was, what came of the step."""
+    seen = np.where(score.valid, np.arange(len(score.valid)), -1)
+    last = np.maximum.accumulate(seen)[after.start - 1 : after.stop - 1]
+    return np.where(last >= 0, score.progress[last], score.progress[after])
+
+
 def _transition(
-    episode: Episode, step: int, *, reward: float, terminated: bool, truncated: bool
+    episode: Episode,
+    step: int,
+    *,
+    reward: float,
+    reward_before: float,
+    terminated: bool,
+    truncated: bool,
 ) -> Transition:
     return Transition(
         state={name: values[step] for name, values in episode.state.items()},
         action=episode.actions[step],
         reward=reward,
+        reward_before=reward_before,
         next_state={name: values[step + 1] for name, values in episode.state.items()},
         terminated=terminated,
         truncated=truncated,

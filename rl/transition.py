@@ -18,6 +18,8 @@ class Transition:
     action: NDArray[np.float32]
     """In the policy's own space; the person's where a person took over."""
     reward: float
+    reward_before: float
+    """What arriving in `state` earns: the reward of a step that changes nothing."""
     next_state: State
     terminated: bool
     """Success or failure ended the episode here: nothing can be earned afterwards."""

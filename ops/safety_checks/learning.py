@@ -162,6 +162,7 @@ def _transition(rng: np.random.Generator) -> Transition:
         state=_state(rng),
         action=rng.uniform(-1, 1, SPEC.action_dim).astype(np.float32),
         reward=float(rng.uniform(-1, 0)),
+        reward_before=float(rng.uniform(-1, 0)),
         next_state=_state(rng),
         terminated=False,
         truncated=False,

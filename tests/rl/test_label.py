@@ -43,6 +43,21 @@ def test_a_step_earns_the_progress_seen_after_it_less_one():
     np.testing.assert_allclose(rewards, score.progress[2:10] - 1.0)
 
 
+def test_a_step_tells_what_its_start_would_have_earned():
+    score = score_of()
+    before = [step.reward_before for step in label(episode_of(), score)]
+    np.testing.assert_allclose(before, score.progress[1:9] - 1.0)
+
+
+def test_a_start_that_was_not_judged_is_worth_what_was_judged_last():
+    score = score_of(blind=[3, 4])
+    steps = {int(step.state["joint_pos"][0]): step for step in label(episode_of(), score)}
+    assert steps[5].reward_before == steps[2].reward
+    unseen = replace(score, valid=np.arange(LOOKED) >= 3)
+    first = label(episode_of(), unseen)[0]
+    assert (first.state["joint_pos"][0], first.reward_before) == (1.0, first.reward)
+
+
 def test_a_step_goes_from_what_was_seen_before_it_to_what_was_seen_after_it():
     step = label(episode_of(), score_of())[3]
     assert (step.state["joint_pos"][0], step.next_state["joint_pos"][0]) == (3.0, 4.0)

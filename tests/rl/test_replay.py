@@ -28,6 +28,7 @@ def step_of(number, *, terminated=False, truncated=False, **changes):
         "state": state_of(number),
         "action": np.array([number / 100, 0.5], np.float32),
         "reward": number / 10 - 1.0,
+        "reward_before": number / 20 - 1.0,
         "next_state": state_of(number + 1),
         "terminated": terminated,
         "truncated": truncated,

@@ -1,9 +1,12 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
@@ -16,6 +19,7 @@ from rl.sac import LearnerDiverged, SacLearner, _small_numbers_and_matrices
 from rl.transition import Transition
 
 HIDDEN = (32, 32)
+EPISODE = random_steps(20, np.random.default_rng(3))
 
 
 def learner(seed: int = 0, **options: object) -> SacLearner:
@@ -105,6 +109,42 @@ def copy_layers(layers: Sequence[Layer], plain: torch.nn.Module) -> None:
         theirs.data.copy_(mine.t())
 
 
+def shaped(*, reward, before, terminated=False, **options):
+    made = SacLearner(SPEC, hidden=HIDDEN, **options)
+    (step,) = random_steps(1, np.random.default_rng(0))
+    made.add([replace(step, reward=reward, reward_before=before, terminated=terminated)])
+    return float(made._replay.sample(1).rewards)
+
+
+def test_a_gain_pays_at_once():
+    assert shaped(reward=-0.4, before=-0.5, discount=0.9, shaping=10.0) == pytest.approx(1.0)
+    assert shaped(reward=-0.4, before=-0.5, discount=0.9, shaping=0.0) == pytest.approx(-0.4)
+
+
+def test_an_end_pays_all_that_was_left_to_do():
+    assert shaped(reward=0.0, before=-0.3, terminated=True, shaping=10.0) == pytest.approx(3.0)
+
+
+@given(progress=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=20), by=st.floats(0.0, 30.0))
+def test_over_an_episode_the_gains_sum_up_to_what_its_start_decides(progress, by):
+    made = SacLearner(SPEC, hidden=HIDDEN, discount=0.97, shaping=by)
+    arrived = [*progress[1:], 1.0]
+    steps = [
+        replace(step, reward=after - 1.0, reward_before=before - 1.0, terminated=False)
+        for step, before, after in zip(EPISODE, progress, arrived, strict=False)
+    ]
+    steps[-1] = replace(steps[-1], terminated=True)
+    weights = 0.97 ** np.arange(len(steps))
+    plain = weights @ [step.reward for step in steps]
+    paid = weights @ [made._shaped(step).reward for step in steps]
+    assert paid == pytest.approx(plain + by * (1.0 - progress[0]), abs=1e-6)
+
+
+def test_a_shaping_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="shaping is -1"):
+        SacLearner(SPEC, shaping=-1)
+
+
 def test_a_learner_learns_which_action_pays():
     spec = PolicySpec(action_space="ee_delta", action_dim=1, state={"here": 1})
     random = np.random.default_rng(0)
@@ -118,6 +158,7 @@ def test_a_learner_learns_which_action_pays():
                     state=here,
                     action=action,
                     reward=reward,
+                    reward_before=-1.0,
                     next_state=here,
                     terminated=True,
                     truncated=False,
