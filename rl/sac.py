@@ -76,6 +76,7 @@ class SacLearner:
         if spec.images or spec.horizon != 1:
             raise ValueError(f"SAC reads state vectors and gives one row a time, not {spec}")
         _refuse_wrong(
+            shaping=shaping,
             batch_size=batch_size,
             learning_rate=learning_rate,
             discount=discount,
@@ -83,30 +84,20 @@ class SacLearner:
             entropy_coef=entropy_coef,
         )
         self._spec, self._hidden, self._batch_size = spec, list(hidden), batch_size
-        if not 0.0 <= shaping < math.inf:
-            raise ValueError(f"shaping is {shaping!r}; expected a number from 0 up")
         self._discount, self._shaping = discount, shaping
         self._git_revision, self._updates = git_revision, 0
         self._replay = Replay(spec, np.random.default_rng(seed), capacity=capacity)
         encoding = encoding_of(spec)
-        self._sac = SAC(
-            FastPolicy,
+        self._sac = engine = _engine(
             _Spaces(encoding.size, spec.action_dim),
+            entropy_coef,
             learning_rate=learning_rate,
-            buffer_size=1,
             tau=target_rate,
             gamma=discount,
-            ent_coef=entropy_coef,
             target_entropy=-spec.action_dim / 2 if target_entropy is None else target_entropy,
             policy_kwargs={"net_arch": self._hidden, "optimizer_class": Adam},
             seed=seed,
-            device="cpu",
         )
-        self._sac.set_logger(Logger(folder=None, output_formats=[]))
-        engine: Any = self._sac
-        # SB3 would tune the coefficient with torch's Adam; see `rl.adam`.
-        engine.log_ent_coef = torch.tensor([math.log(entropy_coef)], requires_grad=True)
-        engine.ent_coef_optimizer = Adam([engine.log_ent_coef], lr=learning_rate)
         engine.replay_buffer = _Encoded(self._replay, Encoder(encoding))
         self._actor: FastActor = engine.actor
         self._critic: FastCritic = engine.critic
@@ -194,7 +185,7 @@ class SacLearner:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all that updates change, by name and not copied."""
-        engine: Any = self._sac
+        engine = self._sac
         optimizers: dict[str, Any] = {
             "actor": self._actor.optimizer,
             "critic": self._critic.optimizer,
@@ -235,11 +226,25 @@ class _Encoded:
         )
 
 
-def _refuse_wrong(**numbers: object) -> None:
-    """Raise `ValueError` for a setting that is no number above 0."""
+def _engine(spaces: "_Spaces", entropy_coef: float, **options: Any) -> Any:  # noqa: ANN401 - SB3's
+    """Return SB3's SAC, quiet, on the CPU, and without a replay of its own."""
+    engine: Any = SAC(
+        FastPolicy, spaces, buffer_size=1, ent_coef=entropy_coef, device="cpu", **options
+    )
+    engine.set_logger(Logger(folder=None, output_formats=[]))
+    # SB3 would tune the coefficient with torch's Adam; see `rl.adam`.
+    engine.log_ent_coef = torch.tensor([math.log(entropy_coef)], requires_grad=True)
+    engine.ent_coef_optimizer = Adam([engine.log_ent_coef], lr=options["learning_rate"])
+    return engine
+
+
+def _refuse_wrong(*, shaping: object, **numbers: object) -> None:
+    """Raise `ValueError` for a setting that is no number above 0; shaping may be 0."""
     for name, value in numbers.items():
         if not isinstance(value, int | float) or value <= 0:
             raise ValueError(f"{name} is {value!r}; expected a number above 0")
+    if not isinstance(shaping, int | float) or not 0.0 <= shaping < math.inf:
+        raise ValueError(f"shaping is {shaping!r}; expected a number from 0 up")
 
 
 @contextmanager

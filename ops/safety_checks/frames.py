@@ -1,6 +1,5 @@
 """S11 on the wire: what the real driver makes of statuses that are flipped, doubled, late, lost."""
 
-import itertools
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +9,7 @@ import scservo_sdk  # pyright: ignore[reportMissingTypeStubs]
 from ops.safety_checks.bench import SetClock
 from ops.safety_checks.effort import Effort
 from ops.safety_checks.row import MOST_EXAMPLES, Row
-from robot.arm import JOINTS
+from robot.arm import JOINTS, Joints
 from robot.arm_config import ROOT
 from robot.emulator.bus_faults import BusFault, BusFaults
 from robot.emulator.emulated_arm import MOUNTS, read_calibration
@@ -81,59 +80,74 @@ class _OnMemory(So101):
         )
 
 
+class _Bench:
+    """The real driver on servos in memory whose statuses are spoilt, and what came of reading."""
+
+    def __init__(self, effort: Effort) -> None:
+        self._seed, self._rng = effort.seed, np.random.default_rng([effort.seed, 111])
+        self._servos, self.bus = _servos(effort.seed)
+        self._clock, self._encoders = SetClock(), Encoders.load(CALIBRATION, "arm01")
+        self.port = _OnMemory.memory = MemoryPort(self.bus, self._rng)
+        self.arm = _OnMemory(
+            arm_id="arm01", port="memory", calibration=CALIBRATION,
+            lock=effort.folder / "memory.lock", clock=self._clock.now,
+        )  # fmt: skip
+        for kind, chance in CHANCES.items():
+            self.bus.faults.add(BusFault(kind=kind, probability=chance))
+        self._pose, self._before = self._rng.uniform(-40, 40, 6), np.full(6, np.nan)
+        self.accepted = self.lost = self.old = 0
+        self.wrong: list[str] = []
+
+    def read(self) -> None:
+        """Move the joints a little and compare what the driver makes of their statuses."""
+        self._pose = np.clip(self._pose + self._rng.uniform(-2, 2, 6), -60, 60)
+        for servo, degrees in zip(self._servos, self._pose, strict=True):
+            servo.sense(degrees=float(degrees), speed=0.0, load=0.1)
+        self._clock.time += 0.02
+        truth = self._encoders.joints(_said(self._servos))
+        try:
+            found = self.arm.joint_pos()
+        except LostReply:
+            self.lost += 1
+        else:
+            self._compare(found, truth)
+        self._before = truth
+
+    def _compare(self, found: Joints, truth: Joints) -> None:
+        self.accepted += 1
+        right = np.isclose(found, truth, atol=1e-9)
+        stale = ~right & np.isclose(found, self._before, atol=1e-9)
+        self.old += int(stale.sum())
+        if not (right | stale).all():
+            read = self.accepted + self.lost
+            self.wrong.append(f"seed={self._seed} read {read}: {found - truth}")
+
+
 def bad_frames(effort: Effort) -> list[Row]:
     """S11: no pose that the driver accepts differs from what the servos had said."""
     frames = effort.count(quick=30_000, full=1_000_000)
-    rng = np.random.default_rng([effort.seed, 111])
-    servos, bus = _servos(effort.seed)
-    clock, encoders = SetClock(), Encoders.load(CALIBRATION, "arm01")
-    port = _OnMemory.memory = MemoryPort(bus, rng)
-    arm = _OnMemory(
-        arm_id="arm01", port="memory", calibration=CALIBRATION,
-        lock=effort.folder / "memory.lock", clock=clock.now,
-    )  # fmt: skip
-    for kind, chance in CHANCES.items():
-        bus.faults.add(BusFault(kind=kind, probability=chance))
-    wrong: list[str] = []
-    accepted = lost = old = 0
-    pose, before = rng.uniform(-40, 40, 6), np.full(6, np.nan)
-    for read in itertools.count():
-        if port.replies >= frames:
-            break
-        pose = np.clip(pose + rng.uniform(-2, 2, 6), -60, 60)
-        for servo, degrees in zip(servos, pose, strict=True):
-            servo.sense(degrees=float(degrees), speed=0.0, load=0.1)
-        clock.time += 0.02
-        truth = encoders.joints(_said(servos))
-        try:
-            found = arm.joint_pos()
-        except LostReply:
-            lost += 1
-        else:
-            accepted += 1
-            right = np.isclose(found, truth, atol=1e-9)
-            stale = ~right & np.isclose(found, before, atol=1e-9)
-            old += int(stale.sum())
-            if not (right | stale).all():
-                wrong.append(f"seed={effort.seed} read {read}: {found - truth}")
-        before = truth
-    arm.close()
-    struck = ", ".join(f"{kind} {count:,}" for kind, count in bus.faults.struck.items() if count)
+    bench = _Bench(effort)
+    while bench.port.replies < frames:
+        bench.read()
+    bench.arm.close()
+    struck = ", ".join(
+        f"{kind} {count:,}" for kind, count in bench.bus.faults.struck.items() if count
+    )
     row = Row(
         id="S11",
         promise="a status with a bad checksum, or of another question, is never taken for a pose",
         asked="0 in 1,000,000 frames",
-        measured=f"{len(wrong)} wrong poses of {accepted:,} accepted ({lost:,} reads refused; "
-        f"{struck})",
-        trials=port.replies,
+        measured=f"{len(bench.wrong)} wrong poses of {bench.accepted:,} accepted "
+        f"({bench.lost:,} reads refused; {struck})",
+        trials=bench.port.replies,
         full=1_000_000,
-        broken=len(wrong),
+        broken=len(bench.wrong),
         how="The real driver reads six emulated servos over a port in memory whose statuses are "
         "flipped in one bit, doubled, lost, late or echoed; each pose it accepts is compared with "
         "what the servos had said.",
-        noise=f"{old:,} joints of a read were one question (20 ms) old: a late reply that comes "
-        "between a question and its answer looks like the answer",
-        examples=tuple(wrong[:MOST_EXAMPLES]),
+        noise=f"{bench.old:,} joints of a read were one question (20 ms) old: a late reply that "
+        "comes between a question and its answer looks like the answer",
+        examples=tuple(bench.wrong[:MOST_EXAMPLES]),
     )
     return [row]
 
