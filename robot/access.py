@@ -10,7 +10,8 @@ from typing import Self
 from robot.tokens import ANYBODY, Caller, Role, Tokens
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
-FAILURES_PER_S = 5
+FAILURES_PER_S, CHANGES_PER_S = 5, 20
+"""Of wrong tokens, and of requests that change something, from one peer elsewhere."""
 LOCKED_S = 60.0
 _MAX_PEERS = 1024
 
@@ -50,6 +51,28 @@ class Asked:
         )
 
 
+class _Pace:
+    """Tells which peers do something more often than so many times a second."""
+
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+        self._most, self._clock = most, clock
+        self._recent: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def exceeds(self, peer: str) -> bool:
+        """Count one more of a peer and return whether that is too often."""
+        # On this machine all programs have the same address: one must not lock the others out.
+        if is_loopback(peer):
+            return False
+        now = self._clock()
+        recent = self._recent.setdefault(peer, deque(maxlen=self._most))
+        self._recent.move_to_end(peer)
+        is_full = len(recent) == self._most and now - recent[0] < 1.0
+        recent.append(now)
+        if len(self._recent) > _MAX_PEERS:
+            self._recent.popitem(last=False)
+        return is_full
+
+
 class Door:
     """Lets in who may ask: by address on this machine, else by token."""
 
@@ -59,7 +82,8 @@ class Door:
         """Ask for one of `tokens`, or for none."""
         self.tokens = tokens
         self._clock = clock
-        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
+        self._failures = _Pace(FAILURES_PER_S - 1, clock)
+        self._changes = _Pace(CHANGES_PER_S, clock)
         self._locked: OrderedDict[str, float] = OrderedDict()
 
     def check_site(self, asked: Asked) -> None:
@@ -100,19 +124,16 @@ class Door:
             )
         return caller
 
+    def check_pace(self, asked: Asked) -> None:
+        """Raise `RefusedError` for a peer that asks for more changes than a person would."""
+        if self._changes.exceeds(asked.peer):
+            raise RefusedError(429, "too_many", f"at most {CHANGES_PER_S} changes a second")
+
     def _count_failure(self, peer: str) -> None:
-        # On this machine all programs have the same address: one must not lock the others out.
-        if is_loopback(peer):
-            return
-        now = self._clock()
-        recent = self._failures.setdefault(peer, deque(maxlen=FAILURES_PER_S))
-        self._failures.move_to_end(peer)
-        recent.append(now)
-        if len(recent) == FAILURES_PER_S and now - recent[0] < 1.0:
-            self._locked[peer] = now + LOCKED_S
-        for kept in (self._failures, self._locked):
-            while len(kept) > _MAX_PEERS:
-                kept.popitem(last=False)
+        if self._failures.exceeds(peer):
+            self._locked[peer] = self._clock() + LOCKED_S
+            if len(self._locked) > _MAX_PEERS:
+                self._locked.popitem(last=False)
 
 
 def problem(refused: RefusedError, request_id: str) -> dict[str, str]:

@@ -212,7 +212,10 @@ class Gate:
                 self._door.check_site(asked)
             else:
                 needed = self._needs(scope["method"], scope["path"])
-                state["caller"] = self._door.admit(asked, needed)
+                state["caller"] = caller = self._door.admit(asked, needed)
+                if needed is not None and needed > Role.VIEW:
+                    self._door.check_pace(asked)
+                    log.info("control", peer=asked.peer, path=scope["path"], token=caller.token)
         except RefusedError as refused:
             log.info("refused", peer=asked.peer, path=str(scope["path"])[:80], code=refused.code)
             await _refuse(scope, receive, send, refused)

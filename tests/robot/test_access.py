@@ -152,7 +152,7 @@ def test_many_peers_take_no_more_memory(token_file):
     door = Door(TokenFile(token_file))
     for peer in range(3000):
         refusal(door, asked(WRONG, peer=str(peer)), Role.VIEW)
-    assert len(door._failures) <= 1024
+    assert len(door._failures._recent) <= 1024
 
 
 def test_a_rotation_keeps_the_token_before_it_and_no_more(tmp_path):
@@ -261,3 +261,22 @@ def _age(path, *, seconds=10):
     """Make a file that was written at once after another one as young as it is."""
     later = path.stat().st_mtime + seconds
     os.utime(path, (later, later))
+
+
+def too_many(door, peer="10.0.0.7"):
+    try:
+        door.check_pace(asked(peer=peer))
+    except RefusedError as refused:
+        return refused.status, refused.code
+    return None
+
+
+def test_a_peer_elsewhere_changes_something_twenty_times_a_second_at_most():
+    clock = SetClock()
+    door = Door(None, clock=clock)
+    assert [too_many(door) for _ in range(20)] == [None] * 20
+    assert too_many(door) == (429, "too_many")
+    assert too_many(door, peer="10.0.0.8") is None
+    assert [too_many(door, peer="127.0.0.1") for _ in range(30)] == [None] * 30
+    clock.time = 1.0
+    assert too_many(door) is None

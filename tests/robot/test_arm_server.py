@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import numpy as np
 import pytest
+import structlog
 import websockets.sync.client
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from robot.process.arm_messages import VERSION
 from robot.process.arm_server import MAX_CONTROL_BYTES
 from robot.process.arm_session import Desk, Session
 from robot.process.arm_state import Mode
-from robot.tokens import TokenFile
+from robot.tokens import TokenFile, token_id
 from robot.wire import decode_map, encode
 from tests.robot.arm_rig import JPEG, START, Pictures, make_process, served, wait_until
 
@@ -182,7 +183,12 @@ def test_who_may_only_look_changes_nothing(locked, method, path):
 def test_who_may_operate_resets(locked):
     httpx.post(f"{locked.url}/stop")
     headers = {"Authorization": f"Bearer {OPERATE}"}
-    assert httpx.post(f"{locked.url}/reset", headers=headers).json() == {"mode": "HOLD"}
+    with structlog.testing.capture_logs() as logs:
+        assert httpx.post(f"{locked.url}/reset", headers=headers).json() == {"mode": "HOLD"}
+    said = {"path": "/reset", "peer": "127.0.0.1", "token": token_id(OPERATE)}
+    assert [line for line in logs if line["event"] == "control"] == [
+        {"event": "control", "log_level": "info", **said}
+    ]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
