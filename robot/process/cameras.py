@@ -33,6 +33,13 @@ USAGE = 2
 type Send = Callable[[Mapping[str, object]], None]
 
 
+_PACKAGES = {
+    "twin": "robot.emulator.twin_camera",
+    "intelrealsense": "lerobot.cameras.realsense",
+}
+"""What brings a type of camera whose package has another name."""
+
+
 def make_camera(name: str, settings: Mapping[str, object]) -> Any:  # noqa: ANN401 - LeRobot's own
     """Return a LeRobot camera that is not connected; raise `ConfigError` for wrong settings.
 
@@ -41,8 +48,7 @@ def make_camera(name: str, settings: Mapping[str, object]) -> Any:  # noqa: ANN4
     # LeRobot's cameras are known once their modules are loaded, and loading all takes too long.
     cameras: Any = import_module("lerobot.cameras")
     kind = str(settings["type"])
-    known = "robot.emulator.twin_camera" if kind == "twin" else f"lerobot.cameras.{kind}"
-    package = str(settings.get("package", known))
+    package = str(settings.get("package", _PACKAGES.get(kind, f"lerobot.cameras.{kind}")))
     rest = {key: value for key, value in settings.items() if key not in {"type", "package"}}
     try:
         import_module(package)

@@ -253,3 +253,10 @@ def test_wrong_words_are_a_usage_error(capfd, monkeypatch):
         os.dup2(keep, 1)
         os.close(keep)
     assert "known words: arm_id=, folder=" in capfd.readouterr().err
+
+
+def test_a_realsense_camera_asks_for_its_own_package(monkeypatch):
+    settings = {"type": "intelrealsense", "serial_number_or_name": "0123456789"}
+    monkeypatch.setitem(sys.modules, "pyrealsense2", None)
+    with pytest.raises(ConfigError, match=r"pyrealsense2.*lerobot\[intelrealsense\]"):
+        make_camera("front", settings)
