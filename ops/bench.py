@@ -283,7 +283,7 @@ def bench_jitter() -> list[Row]:
 
 def bench_recorder(seconds: float = RECORD_S) -> list[Row]:
     """Count what a recording of two cameras drops, and what it costs."""
-    from ops.bench_arm import recorder  # noqa: PLC0415
+    from ops.bench_recorder import recorder  # noqa: PLC0415
 
     return recorder(seconds)
 
