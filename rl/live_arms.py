@@ -62,6 +62,13 @@ class ArmLink:
         self._client = httpx.Client(
             base_url=address.url, timeout=DEADLINE_S, headers=headers, trust_env=False
         )
+        # A stop waits behind nothing, not even for a client to be made.
+        self._orders = httpx.Client(
+            base_url=address.url,
+            timeout=DEADLINE_S,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         self._state: Mapping[str, Any] | None = None
         self._trouble = "not asked yet"
         self._answered_at = float("-inf")
@@ -118,18 +125,12 @@ class ArmLink:
         self._ended.set()
         self._thread.join(2 * DEADLINE_S)
         self._client.close()
+        self._orders.close()
 
     def _post(self, path: str, content: Mapping[str, object], token: str | None) -> Answer:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            # A client of its own: a stop waits behind nothing.
-            answer = httpx.post(
-                self.address.url + path,
-                json=content,
-                headers=headers,
-                timeout=DEADLINE_S,
-                trust_env=False,
-            )
+            answer = self._orders.post(path, json=content, headers=headers)
         except httpx.HTTPError as error:
             said = f"{self.address.arm_id} does not answer ({type(error).__name__})"
             return Answer(status=502, message=said, absent=self._is_absent(error))

@@ -9,10 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 
-import httpx
-
 from ops.safety_checks.drivers import Wish, drive, hog
 from ops.safety_checks.effort import Effort
+from ops.safety_checks.presses import NOT_PRESSED, presses
 from ops.safety_checks.proxy import Mood, Proxy
 from ops.safety_checks.rig import RigArm, RigError, back_to_hold, rig, until_mode
 from ops.safety_checks.row import MOST_EXAMPLES, Row, not_measured, spread
@@ -22,7 +21,6 @@ from robot.process.arm_state import Mode
 
 HOLD_S, STOP_S, BACK_S = 0.2, 0.05, 2.0
 FAULTS = ("kill -9", "SIGSTOP", "half-open", "black hole")
-STOPS = ("HTTP", "WebSocket", "file")
 PROMISES = {
     "S1": "nothing written to the servos breaks a limit, whatever happens",
     "S6": "a client that dies leads to HOLD",
@@ -166,16 +164,17 @@ def _hurt(fault: str, pid: int, proxy: Proxy) -> None:
 
 
 def _presses(effort: Effort, arm: RigArm) -> Row:
-    """S7: press stop in three ways while a client drives and every core is busy."""
-    count = effort.count(quick=12, full=3_000)
+    """S7: press stop in several ways while a client drives and every core is busy."""
+    count = effort.count(quick=15, full=3_000)
     tally = Tally()
-    with busy(effort, os.cpu_count() or 1):
+    with presses(arm, effort.folder / "rig") as ways, busy(effort, os.cpu_count() or 1):
+        names = list(ways)
         for trial in effort.progress(range(count), "S7 presses"):
-            way = STOPS[trial % len(STOPS)]
+            way = names[trial % len(names)]
             back_to_hold(arm)
             with driven(arm):
                 began = time.monotonic()
-                _press(arm, way)
+                ways[way]()
                 seconds, gap = until_mode(arm.watch(), [Mode.STOP], since=began, limit_s=2.0)
             arm.config.runtime("stop").unlink(missing_ok=True)
             tally.times.append(seconds)
@@ -190,21 +189,11 @@ def _presses(effort: Effort, arm: RigArm) -> Row:
         trials=count,
         full=2_995,
         broken=len(tally.wrong),
-        how=f"{', '.join(STOPS)} in turn while a client drives, one busy loop a core; from before "
-        "the press to the first state that says STOP.",
+        how=f"{', '.join(names)} in turn while a client drives, one busy loop a core; from before "
+        f"the press to the first state that says STOP. Not timed: {NOT_PRESSED}.",
         noise=f"looked every {spread(tally.gaps)}",
         examples=tuple(tally.wrong[:MOST_EXAMPLES]),
     )
-
-
-def _press(arm: RigArm, way: str) -> None:
-    match way:
-        case "HTTP":
-            httpx.post(f"{arm.config.url}/stop", timeout=5.0, trust_env=False)
-        case "WebSocket":
-            arm.watch().stop("pressed")
-        case _:
-            arm.config.runtime("stop").touch()
 
 
 def _neighbours(effort: Effort, arms: Sequence[RigArm]) -> Row:

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 def record(words: Mapping[str, str], journal: Journal) -> None:
     """Record with the arm, device and settings that `words` name."""
-    config = ArmConfig.load(words["arm_id"])
+    config = ArmConfig.load(words["arm_id"], folder=Path(words["folder"]))
     with ExitStack() as stack:
         arm = stack.enter_context(closing(open_arm(config, client="record", human=True)))
         watcher = stack.enter_context(closing(open_arm(config, client="record-cameras")))

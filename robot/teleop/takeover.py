@@ -38,6 +38,7 @@ WORDS = {
     "dead_man": "",
     "leader": "run/leader01.bus",
     "leader_calibration": "conf/calibration/emulated.json",
+    "folder": str(ROOT / "conf" / "arm"),
 }
 """What `open_device` and `main` understand."""
 
@@ -197,7 +198,7 @@ def main(argv: list[str]) -> int:
     """Take an arm over; return the exit code."""
     try:
         words = parse_words(argv, known=WORDS)
-        config = ArmConfig.load(words["arm_id"])
+        config = ArmConfig.load(words["arm_id"], folder=Path(words["folder"]))
         with ExitStack() as stack:
             arm = stack.enter_context(closing(open_arm(config, client="takeover", human=True)))
             device = stack.enter_context(open_device(words, arm.limits))
