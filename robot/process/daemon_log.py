@@ -1,7 +1,11 @@
-"""Where an arm's process writes what happened: JSON lines that only its owner can read."""
+"""Where an arm's process writes what happened: JSON lines that only its owner can read.
+
+They name peers by their addresses, so that nothing is kept for longer than a month.
+"""
 
 import logging
 import os
+import time
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -12,11 +16,28 @@ from robot.arm_config import ROOT
 
 MAX_BYTES, KEPT = 10 * 2**20, 9
 """Ten files of 10 MB each, the one being written included."""
+DAY_S = 24 * 3600
+KEPT_S = 30 * DAY_S
 FOLDER_VARIABLE = "LOG_DIR"
 
 
 class _OwnersFile(RotatingFileHandler):
-    """A file that only its owner can read, from its first byte on."""
+    """A file a day that only its owner can read, from its first byte on."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 - logging's name
+        """Return whether the file is full, or of an earlier day."""
+        written = os.fstat(self.stream.fileno())
+        if written.st_size and written.st_mtime // DAY_S != time.time() // DAY_S:
+            return True
+        return bool(super().shouldRollover(record))
+
+    def doRollover(self) -> None:  # noqa: N802 - logging's name
+        """Begin another file and delete those of more than a month ago."""
+        super().doRollover()
+        path = Path(self.baseFilename)
+        for old in path.parent.glob(f"{path.name}.*"):
+            if old.stat().st_mtime < time.time() - KEPT_S:
+                old.unlink()
 
     def _open(self) -> TextIOWrapper:
         def opener(path: str, flags: int) -> int:

@@ -8,6 +8,7 @@ where it was left, until the journal has `episodes`. `actions=` is the dataset's
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import structlog
 
