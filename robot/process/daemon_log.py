@@ -25,8 +25,11 @@ class _OwnersFile(RotatingFileHandler):
     """A file a day that only its owner can read, from its first byte on."""
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 - logging's name
-        """Return whether the file is full, or of an earlier day."""
-        written = os.fstat(self.stream.fileno())
+        """Return whether the file is full, of an earlier day, or gone."""
+        try:
+            written = Path(self.baseFilename).stat()
+        except FileNotFoundError:
+            return True
         if written.st_size and written.st_mtime // DAY_S != time.time() // DAY_S:
             return True
         return bool(super().shouldRollover(record))

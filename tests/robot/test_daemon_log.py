@@ -66,3 +66,11 @@ def test_nothing_is_kept_for_more_than_a_month(log):
     kept = sorted(file.name for file in path.parent.iterdir())
     assert kept == ["arm01.log", "arm01.log.1", "arm01.log.4"]
     assert path.with_name("arm01.log.4").stat().st_mtime > time.time() - KEPT_S
+
+
+def test_a_log_that_was_deleted_begins_anew(log):
+    path = log()
+    line("first")
+    path.unlink()
+    line("second")
+    assert path.read_text() == "second\n"
