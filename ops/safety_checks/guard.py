@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.safety_checks.bench import SetClock
 from ops.safety_checks.effort import Effort
 from ops.safety_checks.judge import Floats, Judge, Rules
 from ops.safety_checks.row import MOST_EXAMPLES, Row
@@ -280,24 +281,11 @@ class _StillArm:
         pass
 
 
-class _SetClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep_until(self, moment: float) -> None:
-        self.time = max(self.time, moment)
-
-
 def nonsense(effort: Effort, make: MakeGuard = Guard) -> list[Row]:
     """S4: what is not six finite numbers is refused whole, held and counted."""
     count = effort.count(quick=5_000, full=100_000)
     rng = np.random.default_rng([effort.seed, 4])
-    raw, clock = _StillArm(), _SetClock()
+    raw, clock = _StillArm(), SetClock()
     arm = GuardedArm(raw, make(SafetyLimits.load(SAFETY)), clock)
     arm.observe(frames=False)
     taken: list[str] = []
@@ -360,7 +348,7 @@ def stale(effort: Effort, make: MakeGuard = Guard) -> list[Row]:
     """S5: answers to old or future observations are discarded, fresh ones are not."""
     count = effort.count(quick=5_000, full=20_000)
     rng = np.random.default_rng([effort.seed, 5])
-    raw, clock, limits = _StillArm(), _SetClock(), SafetyLimits.load(SAFETY)
+    raw, clock, limits = _StillArm(), SetClock(), SafetyLimits.load(SAFETY)
     arm = GuardedArm(raw, make(limits), clock)
     arm.observe(frames=False)
     wrong: list[str] = []

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from robot.access import Door
 from robot.arm import frozen
@@ -99,6 +100,15 @@ def served(process=None, *, tokens=None, tick=True):
             if tick:
                 cycle.join()
             server.close()
+
+
+@contextmanager
+def served_patiently():
+    """Serve a process that waits longer for clients: other tests may keep the machine busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robot.process.arm_process.SILENCE_S", 2.0)
+        with served() as rig:
+            yield rig
 
 
 def wait_until(condition, timeout_s=10.0):

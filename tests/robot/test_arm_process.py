@@ -16,23 +16,13 @@ from robot.guard import Guard
 from robot.limits import SafetyLimits
 from robot.process.arm_process import ArmProcess, Mode, ModeRefused, run_cycle
 from robot.process.servos import LostReply, ServoHealth
+from tests.robot.clock import SetClock
 
 LIMITS = SafetyLimits.load(Path(__file__).parents[2] / "conf" / "safety" / "default.yaml")
 GUARD = Guard(LIMITS)
 START = frozen([0, -40, 38, 88, 90, 20])
 PARK = ArmConfig.load("arm01").park_pose
 DT = 0.02
-
-
-class SetClock:
-    def __init__(self):
-        self.time = 100.0
-
-    def now(self):
-        return self.time
-
-    def sleep_until(self, moment):
-        self.time = max(self.time, moment)
 
 
 class FakeServos:

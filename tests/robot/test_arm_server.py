@@ -19,7 +19,15 @@ from robot.process.arm_session import Desk, Session
 from robot.process.arm_state import Mode
 from robot.tokens import TokenFile, token_id
 from robot.wire import decode_map, encode
-from tests.robot.arm_rig import JPEG, START, Pictures, make_process, served, wait_until
+from tests.robot.arm_rig import (
+    JPEG,
+    START,
+    Pictures,
+    make_process,
+    served,
+    served_patiently,
+    wait_until,
+)
 
 VIEW, OPERATE, WRONG = "v" * 64, "o" * 64, "w" * 64
 GETS = ("/health", "/ready", "/metrics", "/state", "/frames/front.jpg", "/frames/x.jpg", "/else")
@@ -30,11 +38,8 @@ ROUTES = [("GET", path) for path in GETS] + [("POST", path) for path in POSTS]
 
 @pytest.fixture(scope="module")
 def rig():
-    with pytest.MonkeyPatch.context() as patch:
-        # A machine that is busy with other tests is no silent client.
-        patch.setattr("robot.process.arm_process.SILENCE_S", 2.0)
-        with served() as rig:
-            yield rig
+    with served_patiently() as rig:
+        yield rig
 
 
 @pytest.fixture

@@ -12,16 +12,13 @@ from robot.guard import GuardEvent
 from robot.process.arm_messages import VERSION, limits_message
 from robot.process.arm_state import Mode
 from robot.wire import decode_map, encode
-from tests.robot.arm_rig import JPEG, LIMITS, START, served, wait_until
+from tests.robot.arm_rig import JPEG, LIMITS, START, served, served_patiently, wait_until
 
 
 @pytest.fixture(scope="module")
 def rig():
-    with pytest.MonkeyPatch.context() as patch:
-        # A machine that is busy with other tests is no silent client.
-        patch.setattr("robot.process.arm_process.SILENCE_S", 2.0)
-        with served() as rig:
-            yield rig
+    with served_patiently() as rig:
+        yield rig
 
 
 @pytest.fixture

@@ -10,22 +10,12 @@ from robot.guard import Guard, GuardedArm
 from robot.limits import SafetyLimits
 from robot.scene import Item, Layout
 from robot.twin import Twin
+from tests.robot.clock import SetClock
 
 LIMITS = SafetyLimits.load(Path(__file__).parents[2] / "conf" / "safety" / "default.yaml")
 GUARD = Guard(LIMITS)
 START = frozen([0, -40, 38, 88, 90, 20])
 DT = 0.05
-
-
-class StillClock:
-    def __init__(self):
-        self.time = 100.0
-
-    def now(self):
-        return self.time
-
-    def sleep_until(self, moment):
-        self.time = moment
 
 
 class FakeArm:
@@ -56,7 +46,7 @@ def arm():
 
 @pytest.fixture
 def clock():
-    return StillClock()
+    return SetClock()
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from robot.recording.take_writer import Session, TakeWriter
 from robot.sealed import DiskFull
 from robot.words import UsageError
 from tests.robot.arm_rig import served
+from tests.robot.clock import SetClock
 from tests.robot.recorded import make_episode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,17 +50,6 @@ SESSION = Session(
     config={},
 )
 IMAGE = np.full((8, 8, 3), 90, np.uint8)
-
-
-class StillClock:
-    def __init__(self):
-        self.time = 100.0
-
-    def now(self):
-        return self.time
-
-    def sleep_until(self, moment):
-        self.time = max(self.time, moment)
 
 
 class QuickArm:
@@ -100,7 +90,7 @@ class Scripted:
 
 @pytest.fixture
 def arm():
-    clock = StillClock()
+    clock = SetClock()
     return GuardedArm(QuickArm(clock), Guard(LIMITS), clock, period_s=1 / FPS)
 
 
@@ -242,7 +232,7 @@ def test_without_anybody_watching_a_refused_take_ends_the_recording(arm, journal
         recorder.run(1)
 
 
-class TurnTaking(StillClock):
+class TurnTaking(SetClock):
     """Waits until the cameras have looked, so that neither thread runs away from the other."""
 
     def __init__(self):
@@ -464,7 +454,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_record as t
 from robot.journal import Journal
-clock = t.StillClock()
+clock = t.SetClock()
 arm = t.GuardedArm(t.QuickArm(clock), t.Guard(t.LIMITS), clock, period_s=1 / t.FPS)
 say = lambda line: print(line, flush=True)
 t.record(arm, Journal(Path({folder!r})), t.Scripted(), episodes=10**6, hands_free=True, say=say)
