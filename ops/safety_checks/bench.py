@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from ops.safety_checks.clock import SetClock
 from ops.safety_checks.guard import SAFETY, START
 from ops.safety_checks.judge import Floats, Rules
 from robot.arm import Joints, frozen
@@ -24,22 +25,6 @@ GUARD = Guard(SafetyLimits.load(SAFETY))
 PARK = ArmConfig.load("arm01").park_pose
 BLEND_S = 1.5
 """In which speed rises after a change of mode: the promise, not the process's own constant."""
-
-
-class SetClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        """Start anywhere but at 0."""
-        self.time = 1000.0
-
-    def now(self) -> float:
-        """Return the time that was set."""
-        return self.time
-
-    def sleep_until(self, moment: float) -> None:
-        """Be at `moment` at once."""
-        self.time = max(self.time, moment)
 
 
 class Servos:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import scservo_sdk  # pyright: ignore[reportMissingTypeStubs]
 
-from ops.safety_checks.bench import SetClock
+from ops.safety_checks.clock import SetClock
 from ops.safety_checks.effort import Effort
 from ops.safety_checks.row import MOST_EXAMPLES, Row
 from robot.arm import JOINTS, Joints

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.safety_checks.bench import SetClock
+from ops.safety_checks.clock import SetClock
 from ops.safety_checks.effort import Effort
 from ops.safety_checks.judge import Floats, Judge, Rules
 from ops.safety_checks.row import MOST_EXAMPLES, Row
