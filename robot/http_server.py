@@ -244,20 +244,21 @@ def answer_errors(app: FastAPI, *, failed: Callable[[str], None] = lambda _: Non
     """
 
     @app.exception_handler(RefusedError)
-    def refused(request: Request, error: RefusedError) -> Response:
+    async def refused(request: Request, error: RefusedError) -> Response:
         return answer(error, request.state.request_id)
 
     @app.exception_handler(HTTPException)
-    def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def http(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
         code = _CODES.get(error.status_code, "bad_request")
-        return refused(request, RefusedError(error.status_code, code, str(error.detail)))
+        return await refused(request, RefusedError(error.status_code, code, str(error.detail)))
 
     @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def unexpected(request: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
         name, path = request.state.request_id, request.url.path
         failed(path)
         log.error("request failed", request_id=name, path=path, error=repr(error))
-        return refused(request, RefusedError(500, "internal", "the service failed; see its log"))
+        failure = RefusedError(500, "internal", "the service failed; see its log")
+        return await refused(request, failure)
 
 
 async def json_body(request: Request, *, max_bytes: int) -> bytes:
