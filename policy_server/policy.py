@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ class PolicySpec:
     """What a policy reads and what its rows mean; both sides compare it before they talk."""
 
     action_space: str
-    """How `envs.actions` reads a row: ee_delta, joint_delta or joint_absolute."""
+    """How `envs.actions` reads a row: ee_delta, joint_delta, joint_absolute or joint_pos."""
     action_dim: int
     state: Mapping[str, int]
     """Names of the observation's vectors, in the order they are joined, and their sizes."""
@@ -23,6 +23,33 @@ class PolicySpec:
     """Rows a second."""
     horizon: int = 1
     """Rows in a chunk."""
+    action_names: tuple[str, ...] = ()
+    """What each number of a row is, in order; empty where the action space says it all."""
+    action_units: tuple[str, ...] = ()
+    """Unit of each number of a row: deg, percent, or 1 for shares."""
+    image_size: tuple[int, int] | None = None
+    """Height and width it wants pictures in, pixels; None where it takes any."""
+    blank_images: tuple[str, ...] = ()
+    """Cameras of `images` that may be missing."""
+    reads_goal: bool = True
+    """Whether the instruction matters to it."""
+    rtc: tuple[str, ...] = ()
+    """How it continues rows that are being carried out: `guided` or `prefix`; empty for not."""
+    robot: str = "so101"
+    checkpoint: str = ""
+    """First 12 hex digits of the SHA-256 of its weights; empty for a policy without any."""
+    normalisation: str = ""
+    """The same of its normalisation statistics; empty for a policy without any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Committed:
+    """Rows of the last chunk that a new one continues: Real-Time Chunking."""
+
+    rows: NDArray[np.float32]
+    """Shape (n, action_dim): what is carried out from the observation's step on, in order."""
+    delay: int
+    """So many of `rows` will have been carried out when the new chunk arrives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +64,8 @@ class PolicyRequest:
     """Stamp of the observation, seconds of the arm's clock."""
     images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict[str, NDArray[np.uint8]])
     """RGB by camera, shape (height, width, 3)."""
+    committed: Committed | None = None
+    """What the arm goes on doing meanwhile; None at the start of an episode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,9 +73,14 @@ class ActionChunk:
     """Actions for the next `len(actions)` policy ticks."""
 
     actions: NDArray[np.float32]
-    """Shape (horizon, action_dim), in the space that the policy's `PolicySpec` names."""
+    """Shape (horizon, action_dim), in the space that the policy's `PolicySpec` names.
+
+    Row 0 belongs to the observation's own step, also where rows were committed. No rows: the
+    policy has no answer, and `refusal` says why.
+    """
     observed_at: float
     """Stamp of the observation the chunk was computed from."""
+    refusal: str = ""
 
 
 class Policy(Protocol):
@@ -58,5 +92,23 @@ class Policy(Protocol):
         ...
 
     def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
-        """Return one chunk a request, in the same order."""
+        """Return one chunk a request, in the same order; a request that is wrong fails alone."""
         ...
+
+
+def no_chunk(request: PolicyRequest, spec: PolicySpec, refusal: str) -> ActionChunk:
+    """Return the chunk without rows that says why there is none."""
+    rows = np.empty((0, spec.action_dim), np.float32)
+    return ActionChunk(actions=rows, observed_at=request.observed_at, refusal=refusal)
+
+
+def spec_of(facts: Mapping[str, Any]) -> PolicySpec:
+    """Return the spec that `dataclasses.asdict` and a wire made lists of.
+
+    Raise `TypeError` or `ValueError` for what is none.
+    """
+    plain: dict[str, Any] = {
+        name: tuple(cast("list[object]", value)) if isinstance(value, list) else value
+        for name, value in facts.items()
+    }
+    return PolicySpec(**plain)

@@ -27,7 +27,7 @@ from policy_server.backends.network import (
     forward,
     layers_of,
 )
-from policy_server.policy import ActionChunk, PolicyRequest, PolicySpec
+from policy_server.policy import ActionChunk, PolicyRequest, PolicySpec, spec_of
 
 FORMAT = 1
 """Version of `policy.json`; a policy of another one is refused."""
@@ -96,7 +96,7 @@ class LearnedPolicy:
         """Return the policy whose two files have these contents."""
         facts = _facts(description, weights)
         try:
-            spec = PolicySpec(**facts["spec"] | {"images": tuple(facts["spec"]["images"])})
+            spec = spec_of(facts["spec"])
             encoding = Encoding(
                 **{name: tuple(values) for name, values in facts["encoding"].items()}
             )
