@@ -13,11 +13,16 @@ setup: .venv/.ready ## Install what training on simulated arms needs into .venv
 
 setup-arm: .venv/.ready-arm ## Add LeRobot's driver, cameras and datasets, for arms on a bus
 
+setup-serve: .venv/.ready-serve ## Add the large models: LeRobot's policies, transformers, timm
+
 .venv/.ready: uv.lock pyproject.toml ops/setup.sh
 	@sh ops/setup.sh
 
 .venv/.ready-arm: uv.lock pyproject.toml ops/setup.sh
 	@sh ops/setup.sh arm
+
+.venv/.ready-serve: uv.lock pyproject.toml ops/setup.sh
+	@sh ops/setup.sh arm serve
 
 train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN)
 	@$(launch) rl.train
@@ -118,10 +123,10 @@ mac-bootstrap: setup ## Set up a Mac beside an arm, and check that its GPU works
 gpu-bootstrap: setup ## Set up an NVIDIA host for the large models, and check that CUDA works
 	@.venv/bin/python -m ops.bootstrap gpu
 
-test: setup-arm ## Run the tests (ARGS="-k guard")
+test: setup-serve ## Run the tests (ARGS="-k guard")
 	@OMP_NUM_THREADS=1 $(launch) pytest
 
-lint: setup-arm ## Check format, style, types, import rules, dependencies and spelling
+lint: setup-serve ## Check format, style, types, import rules, dependencies and spelling
 	@.venv/bin/python -m ops.lint
 
 check: lint test ## Run lint, then the tests
@@ -130,7 +135,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm train-rl evaluate report ab relabel serve-rewarder run-arm emulate move-leader arm doctor calibrate \
+.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder run-arm emulate move-leader arm doctor calibrate \
 	dashboard takeover home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push \
 	nightly-copy safety chaos calibrate-camera tune-colours bench results-table mac-bootstrap gpu-bootstrap test lint \
 	check clean

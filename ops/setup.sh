@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes .venv from uv.lock with nothing but uv, or Python 3.12; `make` runs it when the lock has changed.
-# sh ops/setup.sh          what training on simulated arms needs
-# sh ops/setup.sh arm      and LeRobot's driver, cameras and datasets
+# sh ops/setup.sh            what training on simulated arms needs
+# sh ops/setup.sh arm        and LeRobot's driver, cameras and datasets
+# sh ops/setup.sh arm serve  and the large models
 set -eu
 cd "$(dirname "$0")/.."
 unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONPATH PYTHONHOME || true
@@ -36,7 +37,10 @@ if [ ! -e .venv/.ready ]; then
 fi
 find_uv
 # --inexact keeps what mac-bootstrap and gpu-bootstrap have added.
+extras="--extra train"
+for extra; do extras="$extras --extra $extra"; done
 # shellcheck disable=SC2086
-UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300} "$uv" sync --frozen --inexact --extra train ${1:+--extra $1} ||
+UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300} "$uv" sync --frozen --inexact $extras ||
     fail "packages could not be installed; once that is mended, make goes on from there"
-touch .venv/.ready ${1:+.venv/.ready-$1}
+touch .venv/.ready
+for extra; do touch ".venv/.ready-$extra"; done
