@@ -179,7 +179,7 @@ class Stage:
         player = self.players[fault.arm]
         try:
             self._act(fault, player)
-        except (NoEmulator, Refused, ArmUnavailable, ProcessLookupError, RigError):
+        except (NoEmulator, Refused, ArmUnavailable, ProcessLookupError, RigError, httpx.HTTPError):
             # What is broken already cannot be broken again.
             self.struck[f"{fault.kind} (in vain)"] += 1
 

@@ -11,8 +11,9 @@ What is forgiven is what a bus cannot help:
 - Requests arrive when they arrive: a joint may go 30 ms ahead of its greatest speed, but no step
   may be longer than 50 ms of it.
 - An arm that is outside already (it was put there, or has sunk) may stay or come back.
-- A goal that is the measured position, within 2 degrees, is no step: that is how an arm is held
-  after a hand, a fault or a change of mode. So it is no worse place either, every 0.5 s at most.
+- A goal where the arm was measured within the last 0.1 s, within 2 degrees, is no step: that is how
+  an arm is held after a hand, a fault or a change of mode; what a late status says is as old. So it
+  is no worse place either, every 0.5 s at most.
 """
 
 import math
@@ -48,6 +49,7 @@ AHEAD_S: Final = 0.03
 STEP_SLACK: Final = 0.2
 LATCH_DEG: Final = 2.0
 LATCH_EVERY_S: Final = 0.5
+RECENT_S: Final = 0.1
 POSE_EVERY_DEG: Final = 1.0
 _JAW = "moving_jaw_so101_v1"
 _FINGERS: Final = ("gripper", _JAW)
@@ -117,6 +119,7 @@ class BusJudge:
         self._last = np.full(6, np.nan)
         self._budget = self._speed * (STEP_S + AHEAD_S)
         self._seen_at, self._latched_at = -math.inf, -math.inf
+        self._recent: deque[tuple[float, Floats]] = deque()
         self._allowed: Floats | None = None
 
     def report(self) -> dict[str, object]:
@@ -132,6 +135,7 @@ class BusJudge:
         """Judge hinge angles, shape (6,), radians; NaN where torque is off."""
         self.frames += 1
         goal, here = _units(goals), _units(measured)
+        self._remember(here, now)
         on = ~np.isnan(goal)
         goal[on] += HALF_TICK_DEG
         elapsed, self._seen_at = now - self._seen_at, now
@@ -144,11 +148,11 @@ class BusJudge:
         # A joint whose torque has come on starts where it is; a limp one is where it is.
         began = np.where(np.isnan(self._last), here, self._last)
         target = np.where(on, goal, here)
-        near = bool((np.abs(target - here) <= LATCH_DEG).all())
+        near = any((np.abs(target - pose) <= LATCH_DEG).all() for _, pose in self._recent)
         self._judge_range(goal, now)
         self._judge_speed(began, target, elapsed, now=now, near=near)
         if self.shapes is not None:
-            self._judge_space(began, target, here, now=now, near=near)
+            self._judge_space(began, target, now=now, near=near)
         self._last = goal
 
     def _refill(self, elapsed: float) -> None:
@@ -175,11 +179,14 @@ class BusJudge:
         if over[worst] > 0:
             self._count("speed", float(over[worst]), NAMES[worst], now)
 
-    def _judge_space(
-        self, began: Floats, target: Floats, here: Floats, *, now: float, near: bool
-    ) -> None:
+    def _remember(self, here: Floats, now: float) -> None:
+        self._recent.append((now, here))
+        while now - self._recent[0][0] > RECENT_S:
+            self._recent.popleft()
+
+    def _judge_space(self, began: Floats, target: Floats, *, now: float, near: bool) -> None:
         if self._allowed is None:
-            self._allowed = np.maximum(self._excess(here), 0.0)
+            self._allowed = np.maximum(self._excess(self._recent[-1][1]), 0.0)
         poses = max(1, math.ceil(float(np.abs(target - began).max()) / POSE_EVERY_DEG))
         found = np.array(
             [self._excess(began + (target - began) * k / poses) for k in range(1, poses + 1)]
@@ -188,7 +195,8 @@ class BusJudge:
         broken = worst > self._allowed + self._slack()
         if near and broken.any() and now - self._latched_at >= LATCH_EVERY_S:
             self._latched_at = now
-            self._allowed = np.maximum(self._allowed, self._excess(here))
+            for _, pose in self._recent:
+                self._allowed = np.maximum(self._allowed, self._excess(pose))
             broken = worst > self._allowed + self._slack()
         for entry in np.flatnonzero(broken).tolist():
             rule, detail = self._entry(entry)

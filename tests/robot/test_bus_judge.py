@@ -96,6 +96,15 @@ def test_holding_an_arm_where_it_sank_to_is_no_step(judge):
     assert broken(judge) == set()
 
 
+@pytest.mark.parametrize(("ago", "rules"), [(0.08, set()), (0.30, {"speed"})])
+def test_an_arm_may_be_held_where_it_was_a_moment_ago(judge, ago, rules):
+    sunk = FREE + (0, 8.0, 5.0, 0, 0, 0)
+    judge.see(to_radians(FREE), 0.0, measured=to_radians(FREE))
+    judge.see(to_radians(FREE), 1.0, measured=to_radians(sunk))
+    judge.see(to_radians(sunk), 1.0 + ago, measured=to_radians(FREE))
+    assert broken(judge) == rules
+
+
 def test_what_a_limp_servo_is_told_does_not_matter(judge):
     show(judge, [np.full(6, np.nan)] * 2, measured=FREE)
     assert broken(judge) == set()
