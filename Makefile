@@ -42,6 +42,12 @@ relabel: setup ## Give the stored episodes of a run a reward again (RUN=runs/…
 serve-rewarder: setup ## Serve the reward model (REWARDER_PORT=18080)
 	@$(launch) rewarder.server
 
+serve-pi: setup-serve ## Serve a policy to any number of arms (POLICY=scripted:place or a folder; POLICY_SERVER_PORT=8080)
+	@$(launch) policy_server.server
+
+ping-policy: setup ## Show where the time goes between a policy server and an arm (url=ws://host:8080 n=50)
+	@$(launch) policy_server.ping
+
 run-arm: $(if $(filter emulated real,$(arm)),setup-arm,setup) ## Run one arm's worker without Ray (ARM_ID=arm01 LEARNER_URL=…)
 	@$(launch) rl.actor
 
@@ -135,7 +141,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder run-arm emulate move-leader arm doctor calibrate \
+.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder serve-pi ping-policy run-arm emulate move-leader arm doctor calibrate \
 	dashboard takeover home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push \
 	nightly-copy safety chaos calibrate-camera tune-colours bench results-table mac-bootstrap gpu-bootstrap test lint \
 	check clean

@@ -18,7 +18,7 @@ MARGIN_M = 0.002
 
 
 class ActionSpace(Protocol):
-    """A way to read actions, each number from -1 to 1."""
+    """A way to read actions, each number within its bounds."""
 
     @property
     def name(self) -> str:
@@ -28,6 +28,11 @@ class ActionSpace(Protocol):
     @property
     def dim(self) -> int:
         """Return how many numbers an action has."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the least and the greatest action, shape (dim,) each."""
         ...
 
     def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:
@@ -48,6 +53,11 @@ class EeDelta:
     def __init__(self, limits: SafetyLimits, *, step_m: float = 0.025) -> None:
         self._limits = limits
         self._step_m = step_m
+
+    @property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return -1 and 1 for each number."""
+        return _shares(self.dim)
 
     def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:
         """Return the joints that bring the tool to its next place, kept inside the tool box."""
@@ -80,6 +90,11 @@ class JointDelta:
         self._limits = limits
         self._step_deg = step_deg
 
+    @property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return -1 and 1 for each number."""
+        return _shares(self.dim)
+
     def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:
         """Return the last command plus the step, within the joints' ranges."""
         target = last + self._step_deg * np.clip(action, -1.0, 1.0)
@@ -100,6 +115,11 @@ class JointAbsolute:
     def __init__(self, limits: SafetyLimits) -> None:
         self._lower, self._upper = limits.joint_lower, limits.joint_upper
 
+    @property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return -1 and 1 for each number."""
+        return _shares(self.dim)
+
     def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:  # noqa: ARG002
         """Return the named place in the joints' ranges; the guard limits how fast it is reached."""
         share = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1) / 2
@@ -108,6 +128,36 @@ class JointAbsolute:
     def action(self, target: Joints, last: Joints) -> NDArray[np.float32]:  # noqa: ARG002
         """Return where `target` is within the joints' ranges."""
         return _action(2 * (target - self._lower) / (self._upper - self._lower) - 1)
+
+
+class JointPos:
+    """Say where the five joints and the gripper shall be, in the arm's own units.
+
+    The space of policies that were trained on recordings: LeRobot's absolute targets.
+    """
+
+    name = "joint_pos"
+    dim = 6
+
+    def __init__(self, limits: SafetyLimits) -> None:
+        self._lower, self._upper = limits.joint_lower, limits.joint_upper
+
+    @property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the ends of the joints' ranges."""
+        return self._lower.astype(np.float32), self._upper.astype(np.float32)
+
+    def joint_target(self, action: NDArray[np.float32], last: Joints) -> Joints:  # noqa: ARG002
+        """Return the named place; the guard limits how fast it is reached."""
+        return np.clip(action.astype(np.float64), self._lower, self._upper)
+
+    def action(self, target: Joints, last: Joints) -> NDArray[np.float32]:  # noqa: ARG002
+        """Return the target itself."""
+        return np.clip(target, self._lower, self._upper).astype(np.float32)
+
+
+def _shares(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return -np.ones(dim, np.float32), np.ones(dim, np.float32)
 
 
 def _with_gripper(target: Joints, action: np.float32) -> Joints:

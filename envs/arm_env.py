@@ -23,8 +23,10 @@ from robot.tracking import Estimates, Tracker
 from robot.vision import CameraModel
 
 CONTROL_PERIOD_S = 0.05
-TICKS_PER_STEP = 2
-STEP_S = CONTROL_PERIOD_S * TICKS_PER_STEP
+"""Commands go out this often, or as often as a quicker policy decides."""
+HZ = 10.0
+"""Steps a second, where a policy was not made for another pace."""
+STEP_S = 1 / HZ
 LOOK_POSE = (-80.0, -97.0, 92.0, 45.0, TOOL_ROLL_DEG)
 """Folded, so that every camera sees the whole table, degrees."""
 START_POSE = (8.0, -14.0, 10.0, 94.0, TOOL_ROLL_DEG)
@@ -80,14 +82,16 @@ class Closing(Protocol):
         ...
 
 
-def policy_spec(actions: ActionSpace, images: tuple[str, ...] = ()) -> PolicySpec:
+def policy_spec(
+    actions: ActionSpace, images: tuple[str, ...] = (), *, hz: float = HZ
+) -> PolicySpec:
     """Return what a policy reads and writes that acts in this space and sees these frames."""
     return PolicySpec(
         action_space=actions.name,
         action_dim=actions.dim,
         state=sizes(actions.dim),
         images=images,
-        hz=1 / STEP_S,
+        hz=hz,
     )
 
 
@@ -113,25 +117,30 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         images: Collection[str] = (),
         action_scale: float = 1.0,
         retreat_first: bool = False,
+        hz: float = HZ,
         about: Callable[[], Mapping[str, object]] = dict,
         render_mode: str | None = None,
     ) -> None:
         """Wrap an arm seen by `cameras`; `images` names those whose frames join the observation.
 
         `action_scale` is the share of every action that is carried out. With `retreat_first` the
-        arm leaves the table before a reset, where that does not put the arm itself elsewhere.
+        arm leaves the table before a reset, where that does not put the arm itself elsewhere. `hz`
+        is how many steps a second there are.
         `about()` says what an episode keeps of the arm.
         """
         self.arm, self.scene, self.goal, self.cameras = arm, scene, goal, cameras
         self.about = about
         self.task = TASKS[goal.task]
         self.render_mode = render_mode
-        self.action_space = spaces.Box(-1.0, 1.0, (actions.dim,), np.float32)
+        self.action_space = spaces.Box(*actions.bounds, dtype=np.float32)
+        self.hz, self.step_s = hz, 1 / hz
+        self._ticks = max(1, round(self.step_s / CONTROL_PERIOD_S))
+        self._period_s = self.step_s / self._ticks
         self._images = tuple(images)
         pictures = {name: _picture_space(cameras[name]) for name in self._images}
         # Gymnasium types a Dict space by its spaces, not by what they hold.
         self.observation_space = spaces.Dict(  # pyright: ignore[reportAttributeAccessIssue]
-            {**state_space(actions.dim), **pictures}
+            {**state_space(*actions.bounds), **pictures}
         )
         self._tracker, self._actions = Tracker(cameras, goal.layout), actions
         self._action_scale, self._retreat_first = action_scale, retreat_first
@@ -143,7 +152,19 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
     @property
     def policy_spec(self) -> PolicySpec:
         """Return what a policy for this environment reads and writes."""
-        return policy_spec(self._actions, self._images)
+        return policy_spec(self._actions, self._images, hz=self.hz)
+
+    @property
+    def offers(self) -> PolicySpec:
+        """Return what a policy elsewhere may read of this arm: its cameras as well."""
+        return policy_spec(self._actions, tuple(self.cameras), hz=self.hz)
+
+    def hold_action(self) -> NDArray[np.float32]:
+        """Return the action that stays at the last command."""
+        if self._sensed is None:
+            raise RuntimeError("hold_action was called before reset")
+        last = self._sensed.observation.joint_target
+        return self._actions.action(last, last)
 
     def reset(
         self,
@@ -173,7 +194,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         return self._state(sensed), {"sensed": sensed, "look": look}
 
     def step(self, action: NDArray[np.float32]) -> tuple[EnvState, float, bool, bool, Info]:
-        """Do one policy step of two control ticks; `info["sensed"]` says what was sent.
+        """Do one policy step; `info["sensed"]` says what was sent.
 
         A step that the arm's stop or a lost link cuts short is truncated and leaves the moment
         before it as it was; `info["sensed"].stopped` says why.
@@ -188,7 +209,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
             sensed = replace(self._sensed, commands=(), stopped=stopped)
             return self._state(sensed), 0.0, False, True, {"sensed": sensed}
         self._steps += 1
-        late = self._steps * STEP_S >= self.task.limit_s - 1e-9
+        late = self._steps * self.step_s >= self.task.limit_s - 1e-9
         return self._state(sensed), 0.0, False, late, {"sensed": sensed}
 
     def look_after(self) -> Observation:
@@ -215,7 +236,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         """Carry out an action and return what came of it."""
         commands = self._move(action, before)
         sensed = replace(self._sense(), commands=commands)
-        taken = np.clip(action, -1.0, 1.0).astype(np.float32)
+        taken = np.clip(action, *self._actions.bounds)
         if sensed.human:
             way = sensed.observation.joint_target - before.joint_target
             target = before.joint_target + way / self._action_scale
@@ -232,13 +253,13 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         clock, start = self.arm.clock, before.joint_target
         way = self._action_scale * (self._actions.joint_target(action, start) - start)
         commands: list[Command] = []
-        for tick in range(1, TICKS_PER_STEP + 1):
+        for tick in range(1, self._ticks + 1):
             now = clock.now()
-            if now - self._due >= CONTROL_PERIOD_S:
+            if now - self._due >= self._period_s:
                 self._due = now
-            part = start + way * tick / TICKS_PER_STEP
+            part = start + way * tick / self._ticks
             commands.append(self.arm.command(part, stamp=before.stamp))
-            self._due += CONTROL_PERIOD_S
+            self._due += self._period_s
             clock.sleep_until(self._due)
         return tuple(commands)
 
@@ -262,7 +283,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
 
     def _state(self, sensed: Sensed) -> EnvState:
         self._sensed = sensed
-        time_left = max(0.0, 1.0 - self._steps * STEP_S / self.task.limit_s)
+        time_left = max(0.0, 1.0 - self._steps * self.step_s / self.task.limit_s)
         state = state_of(
             sensed.observation, sensed.estimates, action=self._last_action, time_left=time_left
         )

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from envs.arm_env import ArmEnv
+from envs.arm_env import HZ, ArmEnv
 from envs.bench import Bench
 from envs.homing import ArmStopped
 from envs.live_arm import ArmLink, LiveArm
@@ -31,6 +31,7 @@ def make_real_env(  # noqa: PLR0913 - the function is the schema of conf/arm
     cameras: Path | str = CAMERAS,
     folder: Path | str = "conf/arm",
     images: bool = False,
+    hz: float = HZ,
     render_mode: str | None = None,
 ) -> ArmEnv:
     """Return an environment over the arm that `<arm_id>.yaml` in `folder` describes.
@@ -51,6 +52,7 @@ def make_real_env(  # noqa: PLR0913 - the function is the schema of conf/arm
             actions=actions,
             action_scale=config.action_scale,
             images=images,
+            hz=hz,
             render_mode=render_mode,
         )
     except BaseException:
@@ -67,6 +69,7 @@ def live_env(  # noqa: PLR0913 - each is a different thing, and keyword-only
     actions: str = "ee_delta",
     action_scale: float = 1.0,
     images: bool = False,
+    hz: float = HZ,
     render_mode: str | None = None,
 ) -> ArmEnv:
     """Return an environment over an arm that has been reached."""
@@ -81,6 +84,7 @@ def live_env(  # noqa: PLR0913 - each is a different thing, and keyword-only
         images=tuple(cameras) if images else (),
         action_scale=action_scale,
         retreat_first=True,
+        hz=hz,
         about=arm.about,
         render_mode=render_mode,
     )

@@ -43,16 +43,16 @@ def sizes(action_dim: int) -> Mapping[str, int]:
     }
 
 
-def state_space(action_dim: int) -> dict[str, spaces.Box]:
-    """Return the space of each vector."""
+def state_space(least: NDArray[np.float32], greatest: NDArray[np.float32]) -> dict[str, spaces.Box]:
+    """Return the space of each vector; actions are between these two."""
     bounds = {"joint_pos": (_JOINT_LOW, _JOINT_HIGH), "joint_target": (_JOINT_LOW, _JOINT_HIGH)}
     for name in ("held", "time_left"):
         bounds[name] = (np.zeros(1), np.ones(1))
-    bounds["action"] = (-np.ones(action_dim), np.ones(action_dim))
-    return {name: _box(*bounds.get(name, _far(size))) for name, size in sizes(action_dim).items()}
+    bounds["action"] = (least, greatest)
+    return {name: _box(*bounds.get(name, _far(size))) for name, size in sizes(len(least)).items()}
 
 
-def _box(low: NDArray[np.float64], high: NDArray[np.float64]) -> spaces.Box:
+def _box(low: NDArray[np.floating], high: NDArray[np.floating]) -> spaces.Box:
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from envs.actions import ActionSpace, EeDelta, JointAbsolute, JointDelta
-from envs.arm_env import CONTROL_PERIOD_S, ArmEnv
+from envs.actions import ActionSpace, EeDelta, JointAbsolute, JointDelta, JointPos
+from envs.arm_env import CONTROL_PERIOD_S, HZ, ArmEnv
 from rewarder.goal import Goal, parse_goal, task_goal
 from robot.guard import Guard, GuardedArm
 from robot.limits import SafetyLimits
@@ -15,6 +15,7 @@ ACTION_SPACES: Mapping[str, Callable[[SafetyLimits], ActionSpace]] = {
     "ee_delta": EeDelta,
     "joint_delta": JointDelta,
     "joint_absolute": JointAbsolute,
+    "joint_pos": JointPos,
 }
 
 
@@ -28,6 +29,7 @@ def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
     image_size: tuple[int, int] = (96, 96),
     realtime: bool = False,
     variation: float = 0.0,
+    hz: float = HZ,
     render_mode: str | None = None,
 ) -> ArmEnv:
     """Return an environment over a new twin; with `images` its frames join the observation."""
@@ -41,7 +43,7 @@ def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
         realtime=realtime,
         variation=variation,
     )
-    arm = GuardedArm(twin, Guard(limits), twin.clock, period_s=CONTROL_PERIOD_S)
+    arm = GuardedArm(twin, Guard(limits), twin.clock, period_s=min(CONTROL_PERIOD_S, 1 / hz))
     return ArmEnv(
         arm,
         twin,
@@ -49,6 +51,7 @@ def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
         cameras=twin.cameras,
         actions=ACTION_SPACES[actions](limits),
         images=tuple(twin.cameras) if images else (),
+        hz=hz,
         render_mode=render_mode,
     )
 

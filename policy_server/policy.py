@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,14 @@ class ActionChunk:
     refusal: str = ""
 
 
+class PolicyUnavailable(Exception):
+    """A policy that cannot be had here; the message says why, and what would help."""
+
+
+class PolicyAway(Exception):
+    """A policy elsewhere has had nothing to say for so long that the episode ends."""
+
+
 class Policy(Protocol):
     """Anything that turns observations into action chunks."""
 
@@ -94,6 +102,30 @@ class Policy(Protocol):
     def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
         """Return one chunk a request, in the same order; a request that is wrong fails alone."""
         ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A policy that remembers something of an episode."""
+
+    def reset(self) -> None:
+        """Forget it: another episode begins."""
+        ...
+
+    def about(self) -> Mapping[str, object]:
+        """Return what an episode keeps of it."""
+        ...
+
+
+def begin_episode(policy: Policy) -> None:
+    """Have a policy forget the episode before, if it remembers any."""
+    if isinstance(policy, Remembers):
+        policy.reset()
+
+
+def told(policy: Policy) -> Mapping[str, object]:
+    """Return what a policy that remembers has to say of the episode; nothing for others."""
+    return policy.about() if isinstance(policy, Remembers) else {}
 
 
 def no_chunk(request: PolicyRequest, spec: PolicySpec, refusal: str) -> ActionChunk:

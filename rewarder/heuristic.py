@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewarder.goal import Goal, UnknownGoal, parse_goal
-from rewarder.pictures import whole_picture
 from rewarder.reward import Clip, NoScore, Score
 from rewarder.shaping import PROGRESS, Moment, Vector, distance
 from robot.arm import Joints, to_radians
@@ -19,6 +18,7 @@ from robot.kinematics import (
     jaw_gap,
     tool_position,
 )
+from robot.pictures import whole_picture
 from robot.tracking import Estimates, Tracker
 from robot.vision import CameraModel, FrameSanity, Image
 

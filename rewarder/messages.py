@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from rewarder.pictures import jpeg_size
 from rewarder.reward import MAX_STEPS, Clip, Score
+from robot.pictures import jpeg_size
 from robot.vision import CameraModel
 
 MAX_BYTES = 8 * 1024 * 1024

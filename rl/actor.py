@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.arm_env import ArmEnv
+from envs.arm_env import ArmEnv, Closing
 from policy_server.backends.null import RandomPolicy
-from policy_server.policy import Policy
+from policy_server.policy import Policy, PolicySpec
 from rl.fleet import Finished, Snapshot
 from rl.rollout import Plan, run_episode
 from rl.trial import FIRST_SEED
@@ -30,11 +30,13 @@ class Worker:
         seed: int,
         git_revision: str,
         config: Mapping[str, object],
+        make_policy: Callable[[PolicySpec], Policy] | None = None,
         greedy_every: int = 8,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take an arm; one in `greedy_every` episodes does not explore, for the success curve.
 
+        `make_policy` makes what acts from what the arm offers; None acts by the learner's newest.
         `stop()` is asked at every step whether to end the episode at once.
         """
         self._stop = stop
@@ -45,6 +47,7 @@ class Worker:
         self._env = make_env()
         self._random = RandomPolicy(self._env.policy_spec, seed=training_seed(seed, self._key, 0))
         self._loaded: tuple[int, dict[bool, Policy]] = (-1, {})
+        self._given = make_policy(self._env.offers) if make_policy else None
 
     def run_episode(self, snapshot: Snapshot | None) -> Finished:
         """Practise once and seal the episode; act at random while there is no policy.
@@ -52,18 +55,18 @@ class Worker:
         Raise `ArmStopped` where the arm let nobody practise; there is no episode then.
         """
         wall, cpu = time.monotonic(), time.process_time()
-        greedy = snapshot is not None and self._count % self._greedy_every == self._greedy_every - 1
+        greedy = self._is_greedy(snapshot)
         plan = Plan(
             episode=f"{self._count:06d}-{secrets.token_hex(4)}",
             arm=self._arm,
             seed=training_seed(self._seed, self._key, self._count),
-            source="policy" if snapshot else "random",
-            policy=f"learned/{snapshot.version:06d}" if snapshot else "random",
+            source="policy" if snapshot or self._given else "random",
+            policy=self._name(snapshot),
             greedy=greedy,
             git_revision=self._git_revision,
             config=self._config,
         )
-        policy = self._policies(snapshot)[greedy] if snapshot else self._random
+        policy = self._given or (self._policies(snapshot)[greedy] if snapshot else self._random)
         episode = run_episode(self._env, policy, plan, stop=self._stop)
         path = self._journal.seal(episode)
         self._count += 1
@@ -77,12 +80,23 @@ class Worker:
         )
 
     def close(self) -> None:
-        """Release the arm."""
+        """Release the arm, and the policy where it is elsewhere."""
+        if isinstance(self._given, Closing):
+            self._given.close()
         self._env.close()
 
     @property
     def _key(self) -> int:
         return zlib.crc32(self._arm.encode())
+
+    def _is_greedy(self, snapshot: Snapshot | None) -> bool:
+        every = self._greedy_every
+        return bool(self._given) or (snapshot is not None and self._count % every == every - 1)
+
+    def _name(self, snapshot: Snapshot | None) -> str:
+        if self._given:
+            return f"remote/{self._given.spec.checkpoint or 'unnamed'}"
+        return f"learned/{snapshot.version:06d}" if snapshot else "random"
 
     def _policies(self, snapshot: Snapshot) -> dict[bool, Policy]:
         """Return the snapshot's policy, by whether it is greedy."""

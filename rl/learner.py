@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from policy_server.policy import PolicySpec
 from rl.transition import Transition
 
 
@@ -29,3 +30,26 @@ class Learner(Protocol):
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
         ...
+
+
+class NoLearner:
+    """Learns nothing, where the arms act by a policy from elsewhere."""
+
+    def __init__(self, spec: PolicySpec, *, seed: int, git_revision: str) -> None:
+        """Take what every learner is given."""
+
+    def add(self, transitions: Sequence[Transition]) -> None:
+        """Take in an episode, for nothing."""
+
+    def update(self, steps: int) -> Mapping[str, float]:  # noqa: ARG002 - the learners' signature
+        """Return no figures."""
+        return {}
+
+    def snapshot(self, folder: Path) -> None:
+        """Write nothing."""
+
+    def save(self, folder: Path) -> None:
+        """Write nothing."""
+
+    def load(self, folder: Path) -> None:
+        """Go on from nothing."""

@@ -45,11 +45,13 @@ class Schedule:
             value: object = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r}; expected a whole number from {least} up")
-        for name in ("updates_per_step", "minutes"):
+        for name, may_be_zero in (("updates_per_step", True), ("minutes", False)):
             value = getattr(self, name)
             if value is None and name == "minutes":
                 continue
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value!r}; expected a number")
+            if not value and not may_be_zero:
                 raise ValueError(f"{name}={value!r}; expected a number above 0")
 
 

@@ -2,28 +2,31 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.arm_env import STEP_S, ArmEnv, EnvState, Info, Sensed
+from envs.arm_env import ArmEnv, EnvState, Info, Sensed
 from envs.homing import ArmStopped, ArmStuckError
 from envs.tasks import HOLD_S
-from policy_server.policy import Policy, PolicyRequest
+from policy_server.policy import (
+    Policy,
+    PolicyAway,
+    PolicyRequest,
+    PolicySpec,
+    begin_episode,
+    told,
+)
 from rewarder.heuristic import Judge
 from robot.arm import Observation
 from robot.camera import encode_jpeg
 from robot.envelope import sentences
 from robot.journal import SOURCES, End, Episode, EpisodeInfo, Source
 
-HOLD_STEPS = round(HOLD_S / STEP_S)
-"""Policy steps for which a success must hold."""
-
-
-SEEMS_DONE_STEPS = 8
-"""Policy steps for which a goal must seem reached before an episode ends early."""
+SEEMS_DONE_S = 0.8
+"""For so long a goal must seem reached before an episode ends early."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,7 @@ class _Eyes:
 
     def __init__(self, env: ArmEnv) -> None:
         self._judge = Judge(env.goal, env.cameras)
+        self._enough = round(SEEMS_DONE_S / env.step_s)
         self._in_a_row = 0
 
     def see(self, sensed: Sensed) -> bool:
@@ -84,7 +88,7 @@ class _Eyes:
             sensed.estimates, seen.joint_pos, seen.joint_target, seen.stamp
         )
         self._in_a_row = self._in_a_row + 1 if success and valid else 0
-        return self._in_a_row >= SEEMS_DONE_STEPS
+        return self._in_a_row >= self._enough
 
 
 class TruthWatch:
@@ -92,14 +96,15 @@ class TruthWatch:
 
     def __init__(self, env: ArmEnv) -> None:
         self._env, self._held, self._step = env, 0, 0
+        self._enough = round(HOLD_S / env.step_s)
         self.success_at_s: float | None = None
 
     def look(self) -> None:
         """Judge the moment after one more step."""
         self._step += 1
         self._held = self._held + 1 if self._env.task.success(self._env.scene.truth()) else 0
-        if self._held > HOLD_STEPS and self.success_at_s is None:
-            self.success_at_s = self._step * STEP_S
+        if self._held > self._enough and self.success_at_s is None:
+            self.success_at_s = self._step * self._env.step_s
 
     def said(self) -> Mapping[str, bool | float]:
         """Return what an `EpisodeInfo` keeps."""
@@ -117,13 +122,15 @@ def run_episode(
 ) -> Episode:
     """Run one episode and return it, ready to be sealed.
 
-    It ends early once the goal has seemed reached, to the arm's own eyes, for `SEEMS_DONE_STEPS`:
+    It ends early once the goal has seemed reached, to the arm's own eyes, for `SEEMS_DONE_S`:
     robot time is dear, and whether it was true the reward model says later. `stop()` ends it
     between two steps as the operator's wish. A stop of the arm or a lost link ends it before the
-    step that was cut short, and a retreat that does not arrive ends it as a fault; both with a
+    step that was cut short, a policy that is away too long ends it as a lost link, and a retreat
+    that does not arrive ends it as a fault; all with a
     last look from where the arm is, if it can be had. Raise `ArmStopped` where no step was made.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    begin_episode(policy)
     state, info = env.reset(seed=plan.seed)
     notes, watch = _Notes(info["look"].observation, plan.source), _watch(env)
     notes.see(state, info)
@@ -132,7 +139,11 @@ def run_episode(
         eyes.see(sensed)
     end: End | None = None
     while end is None:
-        action = _decide(policy, env, state, info)
+        try:
+            action = decide(policy, env, state, info)
+        except PolicyAway as away:
+            end = _cut_short(env, notes, ArmStopped(str(away), end="lost_link"))
+            break
         state, _, _, late, info = env.step(action)
         stopped = info["sensed"].stopped
         if stopped:
@@ -146,6 +157,7 @@ def run_episode(
     else:
         end = _look_after(env, notes, end)
     truth = watch.said() if watch else None
+    plan = replace(plan, config={**plan.config, **told(policy)})
     return _episode(notes, _info(env, plan, end, started, truth, notes))
 
 
@@ -167,14 +179,21 @@ def _follow(watch: TruthWatch | None) -> TruthWatch | None:
     return watch
 
 
-def _decide(policy: Policy, env: ArmEnv, state: EnvState, info: Info) -> NDArray[np.float32]:
-    request = PolicyRequest(
-        state={name: state[name] for name in policy.spec.state},
-        images={name: state[name] for name in policy.spec.images},
+def decide(policy: Policy, env: ArmEnv, state: EnvState, info: Info) -> NDArray[np.float32]:
+    """Return what the policy does next; where it has no answer, the arm holds."""
+    chunk = policy.infer_batch([request_of(policy.spec, env, state, info)])[0]
+    return chunk.actions[0] if len(chunk.actions) else env.hold_action()
+
+
+def request_of(spec: PolicySpec, env: ArmEnv, state: EnvState, info: Info) -> PolicyRequest:
+    """Return what a policy is told of one moment."""
+    seen = info["sensed"].observation
+    return PolicyRequest(
+        state={name: state[name] for name in spec.state},
+        images={name: seen.frames[name].image for name in spec.images if name in seen.frames},
         goal=str(env.goal),
-        observed_at=info["sensed"].observation.stamp,
+        observed_at=seen.stamp,
     )
-    return policy.infer_batch([request])[0].actions[0]
 
 
 def _end(*, late: bool, done: bool, stopped: bool) -> End | None:

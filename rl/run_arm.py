@@ -4,7 +4,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -18,12 +18,14 @@ from rewarder.goal import Goal, parse_goal
 from rl.actor import Worker
 from rl.arms import check_arms, env_maker, kept, start_own_arms
 from rl.command_line import STOPPED, Composed, find_run, run_main, with_task
-from rl.fleet import RETRY_S, Snapshot
+from rl.fleet import RETRY_S, Finished, Snapshot
 from rl.learner_client import Courier, LearnerAway, LearnerClient, not_uploaded
 from rl.logs import log_to
 from rl.progress import say
+from rl.remote_policy import fit_to_policy, policy_maker
 from rl.run_record import BadRun, read_run
-from robot.journal import journal_folder, read_episode
+from rl.statistics import wilson
+from robot.journal import EpisodeInfo, journal_folder, read_episode
 from robot.revision import git_revision
 
 
@@ -31,6 +33,7 @@ def practise(composed: Composed) -> int:
     """Run episodes until there are enough, or Ctrl-C; return the exit code."""
     cfg = composed.cfg
     check_arms(cfg.arm, [str(cfg.arm_id)])
+    fit_to_policy(cfg)
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
@@ -80,6 +83,7 @@ def make_worker(cfg: DictConfig, goal: Goal, journal: Path, stop: Callable[[], b
         seed=int(cfg.seed),
         git_revision=git_revision(),
         config=kept(cfg.arm, str(cfg.arm_id)),
+        make_policy=policy_maker(cfg.policy),
         greedy_every=int(cfg.greedy_every),
         stop=stop,
     )
@@ -107,23 +111,45 @@ def _episodes(
     stopping: threading.Event,
     most: int | None,
 ) -> None:
-    done, trouble = 0, None
+    done, trouble, truths = 0, None, list[bool]()
     while not stopping.is_set() and (most is None or done < most):
         snapshot = courier.snapshot if courier else stored
         finished = when_ready(partial(worker.run_episode, snapshot), stopping)
         if finished is None:
-            return
+            break
         path = journal / "episodes" / finished.name
         done += 1
         info = read_episode(path).info
-        say(f"{finished.name}: {finished.steps} steps, {info.policy}, {info.end}")
-        for sentence in cast("Sequence[str]", info.config.get("tracking", ())):
-            say(f"{info.arm}: {sentence}")
+        _tell(info, finished)
+        if info.truth is not None:
+            truths.append(bool(info.truth["success"]))
         if courier:
             courier.send(path)
             if courier.trouble and courier.trouble != trouble:
                 say(f"{courier.trouble}; recording goes on")
             trouble = courier.trouble
+    if truths:
+        _count(truths)
+
+
+def _tell(info: EpisodeInfo, finished: Finished) -> None:
+    """Say how an episode went, and what of the arm or of the way to its policy was odd."""
+    say(f"{finished.name}: {finished.steps} steps, {info.policy}, {info.end}")
+    for sentence in cast("Sequence[str]", info.config.get("tracking", ())):
+        say(f"{info.arm}: {sentence}")
+    streaming = cast("Mapping[str, int]", info.config.get("streaming", {}))
+    if streaming.get("starved_steps"):
+        held, steps = streaming["starved_steps"], streaming["steps"]
+        say(f"{info.arm}: held in {held} of {steps} steps, because no rows had come")
+
+
+def _count(truths: Sequence[bool]) -> None:
+    """Say how many episodes succeeded, with a 95% Wilson interval."""
+    lower, upper = (100 * bound for bound in wilson(sum(truths), len(truths)))
+    say(
+        f"{sum(truths)} of {len(truths)} succeeded ({lower:.0f}-{upper:.0f} %), "
+        "by where things really were"
+    )
 
 
 def _client(cfg: DictConfig) -> LearnerClient | None:

@@ -33,6 +33,7 @@ from rl.logs import log_to
 from rl.loop import Schedule, Training, View
 from rl.own_rewarder import OwnRewarder
 from rl.progress import say
+from rl.remote_policy import fit_to_policy, is_remote, policy_maker
 from rl.report import write_report
 from rl.run_folder import RunFolder
 from rl.run_record import BadRun
@@ -50,6 +51,7 @@ def practise(composed: Composed) -> int:
     began = time.monotonic() - time.process_time()
     cfg = composed.cfg
     check_arms(cfg.arm, arms_of(cfg))
+    fit_to_policy(cfg)
     goal, schedule, learner = goal_of(cfg), schedule_of(cfg), make_learner(cfg)
     folder = open_folder(composed, goal)
     log_to(folder.path / "train.log")
@@ -197,6 +199,7 @@ def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeW
         seed=int(cfg.seed),
         git_revision=git_revision(),
         config=kept(cfg.arm, arm),
+        make_policy=policy_maker(cfg.policy),
         greedy_every=int(cfg.greedy_every),
     )
 
@@ -204,6 +207,8 @@ def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeW
 def make_learner(cfg: DictConfig) -> Learner:
     """Return the learner for what the arms see and do; raise `BadRun` where a setting is none."""
     make = instantiate(cfg.learner, _partial_=True, _convert_="all")
+    if "policy" in cfg and is_remote(cfg.policy) and "NoLearner" not in str(cfg.learner._target_):
+        raise BadRun("policy=remote acts by a policy server: add learner=none", code=2)
     actions = ACTION_SPACES[str(cfg.arm.actions)](SafetyLimits.load(SAFETY))
     try:
         return make(policy_spec(actions), seed=int(cfg.seed), git_revision=git_revision())

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from envs.arm_env import ArmEnv, EnvState, Info
 from envs.homing import ArmStopped, ArmStuckError
-from policy_server.policy import Policy, PolicyRequest
-from rl.rollout import TruthWatch
+from policy_server.policy import Policy, PolicyAway, begin_episode
+from rl.rollout import TruthWatch, request_of
 
 FIRST_SEED = 1_000_000
 """Evaluation draws its layouts from here upwards; training stays below."""
@@ -136,7 +136,11 @@ def _run(
     act, saturation = _actions(env, policy), Saturation()
     end: str | None = None
     while end is None:
-        state, _, _, late, info = env.step(act(state, info["sensed"].observation.stamp))
+        try:
+            action = act(state, info)
+        except PolicyAway:
+            return "stopped", now - began, saturation
+        state, _, _, late, info = env.step(action)
         before, now = now, env.arm.clock.now()
         saturation.add(_events(info), began=before, now=now)
         if info["sensed"].stopped:
@@ -148,20 +152,15 @@ def _run(
     return end, now - began, saturation
 
 
-def _actions(env: ArmEnv, policy: Policy) -> Callable[[EnvState, float], NDArray[np.float32]]:
+def _actions(env: ArmEnv, policy: Policy) -> Callable[[EnvState, Info], NDArray[np.float32]]:
     """Return what answers a state with the next row of a chunk, asking for chunks as needed."""
     rows: list[NDArray[np.float32]] = []
+    begin_episode(policy)
 
-    def act(state: EnvState, stamp: float) -> NDArray[np.float32]:
+    def act(state: EnvState, info: Info) -> NDArray[np.float32]:
         if not rows:
-            request = PolicyRequest(
-                state={name: state[name] for name in policy.spec.state},
-                images={name: state[name] for name in policy.spec.images},
-                goal=str(env.goal),
-                observed_at=stamp,
-            )
-            rows.extend(policy.infer_batch([request])[0].actions)
-        return rows.pop(0)
+            rows.extend(policy.infer_batch([request_of(policy.spec, env, state, info)])[0].actions)
+        return rows.pop(0) if rows else env.hold_action()
 
     return act
 

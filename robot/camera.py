@@ -6,11 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_JPEG = (
-    *(cv2.IMWRITE_JPEG_QUALITY, 90),
-    # Halving the colours, the default, puts a small cube up to 50 mm off.
-    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-)
+# Halving the colours, the default, puts a small cube up to 50 mm off.
+_WHOLE_COLOURS = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,9 +20,10 @@ class Frame:
     """When it was taken, seconds of the arm's own clock."""
 
 
-def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
-    """Return an RGB image, shape (height, width, 3), as JPEG."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)
+def encode_jpeg(image: NDArray[np.uint8], *, quality: int = 90) -> bytes:
+    """Return an RGB image, shape (height, width, 3), as JPEG; `quality` is from 1 to 100."""
+    settings = (cv2.IMWRITE_JPEG_QUALITY, quality, *_WHOLE_COLOURS)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
     if not done:
         raise ValueError(f"an image of shape {image.shape} does not encode as JPEG")
     return data.tobytes()

@@ -68,13 +68,16 @@ def listen(host: str, port: int, *, guarded: bool, remedy: str = "") -> socket.s
         ) from error
 
 
-def server_of(app: ASGIApp) -> uvicorn.Server:
-    """Return a server with limits on connections, headers and time; `run(sockets=…)` starts it."""
+def server_of(app: ASGIApp, *, max_message: int = MAX_SOCKET_MESSAGE) -> uvicorn.Server:
+    """Return a server with limits on connections, headers and time; `run(sockets=…)` starts it.
+
+    `max_message` is the size of a WebSocket's messages, bytes.
+    """
     config = uvicorn.Config(
         app,
         http=LimitedProtocol,
         ws=LimitedSocket,
-        ws_max_size=MAX_SOCKET_MESSAGE,
+        ws_max_size=max_message,
         ws_per_message_deflate=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=1,

@@ -31,7 +31,13 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 def whole_picture(data: bytes, width: int, height: int) -> Image | None:
     """Return a JPEG as RGB, shape (height, width, 3); None if cut, broken or of another size."""
-    if jpeg_size(data) != (width, height) or not data.endswith(END):
+    return any_picture(data) if jpeg_size(data) == (width, height) else None
+
+
+def any_picture(data: bytes, *, max_side: int = 4096) -> Image | None:
+    """Return a JPEG as RGB, shape (height, width, 3); None if cut, broken or too large."""
+    size = jpeg_size(data)
+    if size is None or max(size) > max_side or not data.endswith(END):
         return None
     try:
         return decode_jpeg(data)

@@ -1,6 +1,6 @@
 """A hand-written expert for reach, lift and place: proof that estimates are enough for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ IN_BOWL = 0.045
 _ABOVE = np.array([0.0, 0.0, REACH_Z])
 
 type Vector = NDArray[np.float64]
+type Expert = Callable[["View"], Vector]
 
 
 class ScriptedPolicy:
@@ -30,12 +31,12 @@ class ScriptedPolicy:
 
     def __init__(self, spec: PolicySpec, task: str, *, noise: float = 0.0, seed: int = 0) -> None:
         """Act for one task; `noise` is the standard deviation added to each action."""
-        if task not in _EXPERTS:
-            raise ValueError(f"no scripted expert for {task!r}; known: {', '.join(_EXPERTS)}")
+        if task not in EXPERTS:
+            raise ValueError(f"no scripted expert for {task!r}; known: {', '.join(EXPERTS)}")
         if spec.action_space != "ee_delta":
             raise ValueError(f"the scripted expert acts in ee_delta, not in {spec.action_space}")
         self.spec = spec
-        self._decide = _EXPERTS[task]
+        self._decide = EXPERTS[task]
         self._noise = noise
         self._rng = np.random.default_rng(seed)
 
@@ -44,13 +45,13 @@ class ScriptedPolicy:
         return [self._chunk(request) for request in requests]
 
     def _chunk(self, request: PolicyRequest) -> ActionChunk:
-        action = self._decide(_View(request))
+        action = self._decide(View(request))
         action = action + self._noise * self._rng.standard_normal(4)
         row = np.clip(action, -1.0, 1.0).astype(np.float32)
         return ActionChunk(actions=row[None], observed_at=request.observed_at)
 
 
-class _View:
+class View:
     """A request's vectors as an expert wants them."""
 
     def __init__(self, request: PolicyRequest) -> None:
@@ -58,7 +59,12 @@ class _View:
         self.jaw, self.thing, self.place = state["jaw"], state["thing"][:3], state["place"][:3]
         self.tool = state["tool"]
         self.held = bool(state["held"][0])
-        self.closing = state["joint_target"][5] < CLOSING
+        self.opening = float(state["joint_target"][5])
+
+    @property
+    def closing(self) -> bool:
+        """Return whether the jaws are on their way to close."""
+        return self.opening < CLOSING
 
 
 def _go(offset: Vector, gripper: float) -> Vector:
@@ -66,11 +72,11 @@ def _go(offset: Vector, gripper: float) -> Vector:
     return np.array([*(offset / STEP_M), gripper])
 
 
-def _reach(view: _View) -> Vector:
+def _reach(view: View) -> Vector:
     return _go(view.thing + _ABOVE - view.tool, OPEN)
 
 
-def _grasp(view: _View) -> Vector:
+def _grasp(view: View) -> Vector:
     """Go over the thing, down on it, and close."""
     off = view.thing - view.jaw
     flat = float(np.hypot(off[0], off[1]))
@@ -81,13 +87,13 @@ def _grasp(view: _View) -> Vector:
     return _go(np.array([off[0], off[1], height - view.jaw[2]]), OPEN)
 
 
-def _lift(view: _View) -> Vector:
+def _lift(view: View) -> Vector:
     if not view.held:
         return _grasp(view)
     return _go(np.array([0.0, 0.0, CARRY_Z + 0.01 - view.jaw[2]]), CLOSE)
 
 
-def _place(view: _View) -> Vector:
+def _place(view: View) -> Vector:
     to_bowl = view.place - view.thing
     flat = float(np.hypot(to_bowl[0], to_bowl[1]))
     if not view.held:
@@ -101,4 +107,4 @@ def _place(view: _View) -> Vector:
     return _go(np.array([*across, rise]), CLOSE)
 
 
-_EXPERTS = {"reach": _reach, "lift": _lift, "place": _place}
+EXPERTS: Mapping[str, Expert] = {"reach": _reach, "lift": _lift, "place": _place}

@@ -42,6 +42,7 @@ class FakeEnv:
         self.scene, self.seeds, self.actions = FakeScene(self.reached), [], []
         self.arm, self.goal = SimpleNamespace(clock=FakeClock()), "Lift the red cube."
         self.task = Task(name="fake", limit_s=2.0, success=bool)
+        self.step_s = 0.1
 
     def reset(self, *, seed):
         self.scene.reset(seed)
@@ -61,7 +62,7 @@ class FakeEnv:
 
     def info(self, stopped=None):
         commands = [SimpleNamespace(events=self.events.get(self.scene.step, []))]
-        seen = SimpleNamespace(stamp=self.arm.clock.time)
+        seen = SimpleNamespace(stamp=self.arm.clock.time, frames={})
         sensed = SimpleNamespace(commands=commands, observation=seen, stopped=stopped)
         return {"sensed": sensed}
 

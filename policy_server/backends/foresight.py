@@ -1,0 +1,93 @@
+"""The scripted expert as a policy with long chunks: it imagines what its own actions lead to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy_server.backends.scripted import EXPERTS, STEP_M, Expert, View
+from policy_server.policy import ActionChunk, PolicyRequest, PolicySpec
+
+HZ, HORIZON = 20.0, 32
+GRASP_S, RELEASE_S = 0.5, 0.25
+"""From the first closing command to a held thing, and from the first opening one to a free one."""
+NEAR_JAW_M = 0.03
+PACE = 0.3
+"""Largest action: 0.15 m/s. At the full pace the guard shortens steps, and an arm that is elsewhere
+than imagined lets go beside the bowl."""
+WIDEST = 45.0
+"""Opening that the action 1 commands."""
+STATE = {
+    **{"joint_pos": 6, "joint_target": 6, "jaw": 3, "tool": 3},
+    **{"thing": 4, "place": 4, "held": 1},
+}
+
+
+@dataclass(slots=True)
+class _Imagined:
+    """A view that goes on without eyes: the tool goes where it is sent, a held thing comes along."""
+
+    view: View
+    closing_s: float = 0.0
+    opening_s: float = 0.0
+
+    def act(self, action: NDArray[np.float64]) -> None:
+        """Let a step of an action pass."""
+        move, view = STEP_M * np.clip(action[:3], -1.0, 1.0), self.view
+        view.tool = view.tool + move
+        view.jaw = view.jaw + move
+        if view.held:
+            view.thing = view.thing + move
+        view.opening = WIDEST * (float(np.clip(action[3], -1.0, 1.0)) + 1) / 2
+        self.closing_s = self.closing_s + 1 / HZ if view.closing else 0.0
+        self.opening_s = 0.0 if view.closing else self.opening_s + 1 / HZ
+        near = float(np.linalg.norm(view.thing - view.jaw)) < NEAR_JAW_M
+        if self.closing_s >= GRASP_S and near:
+            view.held = True
+        if self.opening_s >= RELEASE_S:
+            view.held = False
+
+
+class ForesightPolicy:
+    """Answers with `HORIZON` rows of ee_delta at 20 Hz, and continues committed ones exactly."""
+
+    spec = PolicySpec(
+        action_space="ee_delta",
+        action_dim=4,
+        state=STATE,
+        hz=HZ,
+        horizon=HORIZON,
+        reads_goal=False,
+        rtc=("prefix",),
+        checkpoint="scripted",
+    )
+
+    def __init__(self, task: str) -> None:
+        """Act for one task."""
+        if task not in EXPERTS:
+            raise ValueError(f"no scripted expert for {task!r}; known: {', '.join(EXPERTS)}")
+        self._expert: Expert = EXPERTS[task]
+
+    def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
+        """Return one chunk a request."""
+        return [
+            ActionChunk(actions=self._rows(request), observed_at=request.observed_at)
+            for request in requests
+        ]
+
+    def _rows(self, request: PolicyRequest) -> NDArray[np.float32]:
+        imagined, rows = _Imagined(View(request)), list[NDArray[np.float64]]()
+        committed = request.committed
+        given = committed.rows[: committed.delay] if committed else ()
+        for step in range(HORIZON):
+            row = given[step].astype(np.float64) if step < len(given) else self._row(imagined)
+            imagined.act(row)
+            rows.append(row)
+        return np.array(rows, np.float32)
+
+    def _row(self, imagined: _Imagined) -> NDArray[np.float64]:
+        """Return the expert's action at a pace that an arm keeps up with."""
+        action = self._expert(imagined.view)
+        length = float(np.abs(action[:3]).max())
+        return np.array([*(action[:3] * min(1.0, PACE / max(length, 1e-9))), action[3]])

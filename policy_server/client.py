@@ -1,0 +1,212 @@
+"""A policy elsewhere as a `Policy` here: chunks are asked for ahead, and an arm never waits."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from policy_server.action_queue import ActionQueue, DelayEstimate, Seam, is_refill_due
+from policy_server.handshake import agree
+from policy_server.link import Arrived, Inquiry, PolicyLink
+from policy_server.policy import (
+    ActionChunk,
+    Committed,
+    PolicyAway,
+    PolicyRequest,
+    PolicySpec,
+    no_chunk,
+)
+
+FIRST_S = 10.0
+"""An arm that rests waits so long for the first chunk of an episode."""
+AWAY_S = 3.0
+"""An arm without rows for so long ends its episode."""
+BLEND_STEPS = 4
+"""Rows over which a chunk is blended into the one before, where a policy cannot continue it."""
+
+
+@dataclass(slots=True)
+class Streaming:
+    """What became of an episode's chunks; kept with the episode."""
+
+    steps: int = 0
+    chunks: int = 0
+    stale: int = 0
+    """Rows that came after their step."""
+    starved: int = 0
+    """Steps without a row: the arm held."""
+    underflows: int = 0
+    """Times that the rows ran out."""
+    refused: int = 0
+    lost: int = 0
+    delays: list[int] = field(default_factory=list[int])
+    jumps: list[float] = field(default_factory=list[float])
+    naive_jumps: list[float] = field(default_factory=list[float])
+
+    def figures(self) -> dict[str, object]:
+        """Return them in short."""
+        return {
+            "steps": self.steps,
+            "chunks": self.chunks,
+            "stale_rows": self.stale,
+            "starved_steps": self.starved,
+            "underflows": self.underflows,
+            "refused": self.refused,
+            "lost": self.lost,
+            "delay_steps_max": max(self.delays, default=0),
+            "seam_jump_mean": round(statistics.fmean(self.jumps or [0.0]), 4),
+            "naive_jump_mean": round(statistics.fmean(self.naive_jumps or [0.0]), 4),
+        }
+
+
+class RemotePolicy:
+    """One arm's rows from a policy server; each call takes the row of one more step.
+
+    A step without a row is answered by a chunk without rows: the arm holds. After three seconds
+    of that `PolicyAway` is raised.
+    """
+
+    def __init__(  # noqa: PLR0913 - the constructor is the schema of conf/policy
+        self,
+        url: str,
+        arm: PolicySpec,
+        *,
+        token: str | None = None,
+        rtc: bool = True,
+        threshold: float = 0.5,
+        actions_per_chunk: int | None = None,
+        rename: Mapping[str, str] | None = None,
+        timeout_s: float = 2.0,
+        jpeg: bool | None = None,
+    ) -> None:
+        """Connect for an arm whose environment offers `arm`; raise `PolicyUnavailable`.
+
+        Raise `SpecMismatch` where policy and arm do not fit. `rtc` has new chunks continue the
+        rows at hand; `threshold` is the share of a chunk below which a new one is asked for, of
+        which `actions_per_chunk` rows are kept.
+        """
+        if not 0.0 < threshold <= 1.0:
+            raise ValueError(f"threshold={threshold}; expected above 0, at most 1")
+        self._link = PolicyLink(url, token=token, timeout_s=timeout_s, jpeg=jpeg)
+        try:
+            self._cameras = agree(self._link.spec, arm, rename=rename)
+        except ValueError:
+            self._link.close()
+            raise
+        self.spec = replace(self._link.spec, images=tuple(self._cameras.values()))
+        self._rtc, self._threshold = rtc, threshold
+        self._horizon = min(actions_per_chunk or self.spec.horizon, self.spec.horizon)
+        blend = min(BLEND_STEPS, self._horizon // 2) if rtc else 0
+        self._queue = ActionQueue(
+            action_dim=self.spec.action_dim, blend=blend, most=actions_per_chunk
+        )
+        self._delay = DelayEstimate()
+        self._step = self._episode = 0
+        self._empty_since: float | None = None
+        self.streaming = Streaming()
+
+    def reset(self) -> None:
+        """Begin another episode: no row of the last one is left."""
+        self._link.drop()
+        self._queue.clear()
+        self._step, self._empty_since = 0, None
+        self._episode += 1
+        self.streaming = Streaming()
+
+    def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
+        """Return the row of this step for the one arm that this is for; raise `PolicyAway`."""
+        (request,) = requests
+        step, self._step = self._step, self._step + 1
+        self.streaming.steps += 1
+        self._take_in(step)
+        if self._is_due(step):
+            self._ask(request, step)
+        row = self._queue.take(step)
+        if row is None and not step:
+            self._await_first()
+            row = self._queue.take(step)
+        if row is None:
+            return [self._starved(request)]
+        self._empty_since = None
+        return [ActionChunk(actions=row[None], observed_at=request.observed_at)]
+
+    def about(self) -> Mapping[str, object]:
+        """Return what an episode keeps of how its rows came."""
+        return {"streaming": self.streaming.figures()}
+
+    def close(self) -> None:
+        """Hang up."""
+        self._link.close()
+
+    def _is_due(self, step: int) -> bool:
+        # What is still on its way at the start is of the episode before.
+        return (not step or not self._link.is_busy) and is_refill_due(
+            remaining=self._queue.remaining(step),
+            horizon=self._horizon,
+            threshold=self._threshold,
+            delay=self._delay.steps,
+        )
+
+    def _ask(self, request: PolicyRequest, step: int) -> None:
+        rows = self._queue.rows(step)[: self.spec.horizon]
+        committed = None
+        if self._rtc and self.spec.rtc and len(rows):
+            committed = Committed(rows=rows, delay=min(self._delay.steps, len(rows)))
+        asked = replace(request, committed=committed)
+        self._link.ask(
+            Inquiry(request=asked, episode=self._episode, step=step, cameras=self._cameras)
+        )
+
+    def _await_first(self) -> None:
+        """Wait for the first chunk of an episode, or until it cannot be had."""
+        deadline, said = time.monotonic() + FIRST_S, self.streaming
+        while not (said.chunks or said.refused or said.lost):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._take_in(0, wait_s=left)
+
+    def _take_in(self, step: int, *, wait_s: float = 0.0) -> None:
+        """Put what has come where it belongs; what is of an earlier episode belongs nowhere."""
+        arrived, lost = self._link.poll(wait_s=wait_s)
+        if lost:
+            self.streaming.lost += 1
+            self._queue.clear()
+        for one in arrived:
+            if one.inquiry.episode != self._episode:
+                continue
+            if one.rows is None:
+                self.streaming.refused += 1
+            else:
+                self._note(one, self._merge(one, step), step)
+
+    def _merge(self, one: Arrived, step: int) -> Seam:
+        asked = one.inquiry
+        late = step - asked.step
+        committed = asked.request.committed
+        # What was continued for a shorter delay than it took is blended as well.
+        continues = committed is not None and late <= committed.delay
+        assert one.rows is not None  # noqa: S101 - looked at by the caller
+        return self._queue.merge(one.rows, first_step=asked.step, step=step, continues=continues)
+
+    def _note(self, one: Arrived, seam: Seam, step: int) -> None:
+        said = self.streaming
+        late = step - one.inquiry.step
+        if said.chunks:
+            # The first chunk of an episode is waited for.
+            self._delay.add(late)
+            said.delays.append(late)
+            said.jumps.append(seam.jump)
+            said.naive_jumps.append(seam.naive_jump)
+        said.chunks += 1
+        said.stale += seam.stale
+
+    def _starved(self, request: PolicyRequest) -> ActionChunk:
+        self.streaming.starved += 1
+        if self._empty_since is None:
+            self._empty_since = request.observed_at
+            self.streaming.underflows += 1
+        without_s = request.observed_at - self._empty_since
+        if without_s > AWAY_S:
+            raise PolicyAway(f"{self._link.url} has sent no rows for {without_s:.1f} s")
+        return no_chunk(request, self.spec, "no rows have come")

@@ -1,0 +1,133 @@
+"""Policies by the name that a person types: a kind, and where its weights are.
+
+`scripted:place`, `null`, `learned:runs/20261121_lift_1a2b3c4d`, `openpi:ws://host:8000`,
+`openvla:FOLDER`, `lerobot:FOLDER`; a folder alone says its kind by what is in it, and `pi0_fast`,
+`smolvla` and their like are the published weights.
+"""
+
+# pyright: reportUnknownVariableType=false
+# The hub's types are partly unknown.
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from policy_server.policy import Policy, PolicyUnavailable
+
+PUBLISHED: Mapping[str, str] = {
+    "pi0_fast": "lerobot/pi0fast-base",
+    "pi0": "lerobot/pi0_base",
+    "pi05": "lerobot/pi05_base",
+    "smolvla": "lerobot/smolvla_base",
+    "wall_oss": "x-square-robot/wall-oss-flow",
+    "openvla": "openvla/openvla-7b",
+}
+"""Where a policy's published weights are, by its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A policy of the list that could not be had."""
+
+    name: str
+    why: str
+
+
+def load_policy(name: str) -> Policy:
+    """Return the policy of a name; raise `PolicyUnavailable`."""
+    kind, _, where = name.partition(":")
+    if kind in _LOADERS:
+        return _loaded(_LOADERS[kind], where)
+    if Path(name).is_dir():
+        return _loaded(_LOADERS[kind_of(Path(name))], name)
+    if name in PUBLISHED:
+        kind = "openvla" if name == "openvla" else "lerobot"
+        return _loaded(_LOADERS[kind], str(downloaded(name)))
+    known = ", ".join([*_LOADERS, *PUBLISHED])
+    raise PolicyUnavailable(f"there is no such folder or policy; known: {known}")
+
+
+def kind_of(folder: Path) -> str:
+    """Return which back end reads a folder; raise `PolicyUnavailable`."""
+    if (folder / "policy.json").is_file() or (folder / "policy" / "policy.json").is_file():
+        return "learned"
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyUnavailable(
+            f"{folder} has no readable config.json or policy.json: give the folder of a checkpoint"
+        ) from error
+    return "openvla" if facts.get("model_type") == "openvla" else "lerobot"
+
+
+def downloaded(name: str) -> Path:
+    """Return the folder of published weights; raise `PolicyUnavailable` where they are not here."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for published weights
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        folder: str = snapshot_download(PUBLISHED[name], local_files_only=True)
+        return Path(folder)
+    except LocalEntryNotFoundError as error:
+        raise PolicyUnavailable(
+            f"its weights are not on this machine; get them with: hf download {PUBLISHED[name]}"
+        ) from error
+
+
+def _loaded(load: Callable[[str], Policy], where: str) -> Policy:
+    try:
+        return load(where)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise PolicyUnavailable(" ".join(str(error).split())) from error
+
+
+# Each back end is imported for its own policies alone: torch and transformers cost seconds.
+
+
+def _null(where: str) -> Policy:
+    from policy_server.backends.null import NullPolicy  # noqa: PLC0415
+
+    return NullPolicy(where)
+
+
+def _scripted(where: str) -> Policy:
+    from policy_server.backends.foresight import ForesightPolicy  # noqa: PLC0415
+
+    return ForesightPolicy(where or "place")
+
+
+def _learned(where: str) -> Policy:
+    from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
+
+    folder = Path(where)
+    inner = folder / "policy"
+    return LearnedPolicy.load(inner if inner.is_dir() else folder, greedy=True)
+
+
+def _lerobot(where: str) -> Policy:
+    from policy_server.backends.lerobot import LeRobotPolicy  # noqa: PLC0415
+
+    return LeRobotPolicy.load(where)
+
+
+def _openvla(where: str) -> Policy:
+    from policy_server.backends.openvla import OpenVlaPolicy  # noqa: PLC0415
+
+    return OpenVlaPolicy.load(where)
+
+
+def _openpi(where: str) -> Policy:
+    from policy_server.backends.openpi import OpenPiPolicy  # noqa: PLC0415
+
+    return OpenPiPolicy(where)
+
+
+_LOADERS: Mapping[str, Callable[[str], Policy]] = {
+    "null": _null,
+    "scripted": _scripted,
+    "learned": _learned,
+    "lerobot": _lerobot,
+    "openvla": _openvla,
+    "openpi": _openpi,
+}
