@@ -120,6 +120,9 @@ tune-colours: setup ## Draw colour masks beside the frames they come from (ARGS=
 bench: setup-arm ## Measure us and the alternatives in one run (JSON=bench.json ARGS="--only learner")
 	@.venv/bin/python -m ops.bench $(if $(JSON),--json "$(JSON)") $(ARGS)
 
+bench-rtc: setup-arm ## Place on emulated arms by a served policy, with and without Real-Time Chunking (steps=8000)
+	@$(launch) ops.bench_rtc JSON
+
 results-table: setup ## Write the committed results into the README; RUN=runs/… adds a run first
 	@$(launch) ops.results_table RUN
 
@@ -143,5 +146,5 @@ clean: ## Delete caches; .venv, runs and the journal stay
 
 .PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder serve-pi ping-policy run-arm emulate move-leader arm doctor calibrate \
 	dashboard takeover home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push \
-	nightly-copy safety chaos calibrate-camera tune-colours bench results-table mac-bootstrap gpu-bootstrap test lint \
+	nightly-copy safety chaos calibrate-camera tune-colours bench bench-rtc results-table mac-bootstrap gpu-bootstrap test lint \
 	check clean

@@ -42,6 +42,8 @@ class Streaming:
     delays: list[int] = field(default_factory=list[int])
     jumps: list[float] = field(default_factory=list[float])
     naive_jumps: list[float] = field(default_factory=list[float])
+    queue: list[int] = field(default_factory=list[int])
+    """Rows ahead of the arm at each step; 0 where it held."""
 
     def figures(self) -> dict[str, object]:
         """Return them in short."""
@@ -56,6 +58,7 @@ class Streaming:
             "delay_steps_max": max(self.delays, default=0),
             "seam_jump_mean": round(statistics.fmean(self.jumps or [0.0]), 4),
             "naive_jump_mean": round(statistics.fmean(self.naive_jumps or [0.0]), 4),
+            "queue": self.queue,
         }
 
 
@@ -78,16 +81,17 @@ class RemotePolicy:
         rename: Mapping[str, str] | None = None,
         timeout_s: float = 2.0,
         jpeg: bool | None = None,
+        delay_s: float = 0.0,
     ) -> None:
         """Connect for an arm whose environment offers `arm`; raise `PolicyUnavailable`.
 
         Raise `SpecMismatch` where policy and arm do not fit. `rtc` has new chunks continue the
         rows at hand; `threshold` is the share of a chunk below which a new one is asked for, of
-        which `actions_per_chunk` rows are kept.
+        which `actions_per_chunk` rows are kept. `delay_s` is added to every answer.
         """
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"threshold={threshold}; expected above 0, at most 1")
-        self._link = PolicyLink(url, token=token, timeout_s=timeout_s, jpeg=jpeg)
+        self._link = PolicyLink(url, token=token, timeout_s=timeout_s, jpeg=jpeg, delay_s=delay_s)
         try:
             self._cameras = agree(self._link.spec, arm, rename=rename)
         except ValueError:
@@ -125,6 +129,7 @@ class RemotePolicy:
         if row is None and not step:
             self._await_first()
             row = self._queue.take(step)
+        self.streaming.queue.append(self._queue.remaining(step))
         if row is None:
             return [self._starved(request)]
         self._empty_since = None

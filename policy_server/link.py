@@ -88,15 +88,16 @@ class PolicyLink:
         token: str | None = None,
         timeout_s: float = 2.0,
         jpeg: bool | None = None,
+        delay_s: float = 0.0,
     ) -> None:
         """Connect to `ws://host:port`; raise `PolicyUnavailable` where no policy answers there.
 
-        An answer is waited for `timeout_s`. `jpeg` None: pictures are compressed for other
-        machines only.
+        An answer is waited for `timeout_s`, and kept back for `delay_s` as on a longer way. `jpeg`
+        None: pictures are compressed for other machines only.
         """
         self.url = f"ws{url.removeprefix('ws').removeprefix('http')}".rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._timeout_s = timeout_s
+        self._timeout_s, self._delay_s = timeout_s, delay_s
         host = self.url.partition("://")[2].rpartition(":")[0]
         self._jpeg = not is_loopback(host.strip("[]")) if jpeg is None else jpeg
         self.quality = Quality()
@@ -164,7 +165,9 @@ class PolicyLink:
             try:
                 self._require_open()
                 if inquiry:
-                    self._deliver(self._exchange(inquiry))
+                    arrived = self._exchange(inquiry)
+                    self._closing.wait(self._delay_s)
+                    self._deliver(arrived)
             except (OSError, WebSocketException, WireError, BadRequest) as error:
                 self._hang_up()
                 self._say_lost(str(error) or type(error).__name__)

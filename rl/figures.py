@@ -3,6 +3,7 @@
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from rl.labeller import Labelled
 from rl.run_folder import Counters
@@ -33,6 +34,8 @@ class Figures:
     """Where the driver's time went, by part."""
     arms: Mapping[str, str]
     """What each arm does."""
+    streaming: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How rows came from a policy server, where one acts."""
     troubles: Sequence[str] = ()
 
     def metrics(self) -> dict[str, float]:
@@ -49,6 +52,7 @@ class Figures:
             "learner/updates_per_s": self.updates_per_s,
             "learner/debt": self.debt,
             **self.losses,
+            **self.streaming,
             **{f"time/{part}_s": seconds for part, seconds in self.seconds.items()},
         }
         successes, trials = self.total_success
@@ -75,6 +79,8 @@ class Tally:
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=2 * RECENT))
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     losses: Mapping[str, float] = field(default_factory=dict[str, float])
+    streams: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """What episodes by a policy server say of how their rows came."""
 
     def add(self, labelled: Labelled) -> None:
         """Count one episode whose fate is known."""
@@ -83,6 +89,21 @@ class Tally:
         info = labelled.episode.info if labelled.episode else None
         if info and info.greedy and info.truth is not None:
             self.greedy[info.arm].append(bool(info.truth["success"]))
+        if info and "streaming" in info.config:
+            self.streams.append(cast("Mapping[str, float]", info.config["streaming"]))
+
+    @property
+    def streaming(self) -> dict[str, float]:
+        """Return how the newest episodes' rows came from a policy server."""
+        if not self.streams:
+            return {}
+        steps = sum(stream["steps"] for stream in self.streams)
+        return {
+            "policy/starved_share": sum(s["starved_steps"] for s in self.streams) / steps,
+            "policy/underflows": sum(s["underflows"] for s in self.streams) / len(self.streams),
+            "policy/delay_steps": max(s["delay_steps_max"] for s in self.streams),
+            "policy/seam_jump": sum(s["seam_jump_mean"] for s in self.streams) / len(self.streams),
+        }
 
     @property
     def success(self) -> dict[str, tuple[int, int]]:

@@ -168,6 +168,7 @@ def _message(judged: JudgedEpisode) -> Mapping[str, object]:
         "return": line.get("return"),
         "end": line.get("end"),
         "truth": truth.get("success"),
+        "streaming": judged.episode.info.config.get("streaming"),
         "model": judged.model,
         "seconds": [round(float(stamp - stamps[0]), 3) for stamp in stamps],
         "progress": judged.progress,

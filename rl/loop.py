@@ -222,6 +222,7 @@ class Training:
             losses=self._tally.losses,
             seconds=dict(self._tally.seconds),
             arms=self._intake.status(),
+            streaming=self._tally.streaming,
             troubles=[word for word in (self._watch(), self._intake.trouble) if word],
         )
 

@@ -80,6 +80,18 @@ function successOptions(width, height) {
   };
 }
 
+function queueOptions(width, height) {
+  return {
+    width,
+    height,
+    legend: { show: false },
+    cursor: { show: false },
+    scales: { x: { time: false }, y: { range: (u, low, high) => [0, Math.max(1, high)] } },
+    axes: [axis({ label: "step", labelSize: 16, labelFont: "11px system-ui, sans-serif", size: 26 }), axis({ size: 46, space: 24 })],
+    series: [{}, { stroke: () => colour("--blue"), width: 1.6, points: { show: false }, fill: () => colour("--wash"), paths: uPlot.paths.stepped({ align: 1 }) }],
+  };
+}
+
 function rewardOptions(width, height, shown) {
   return {
     width,

@@ -52,7 +52,19 @@ function showReward(judged) {
   box.replaceChildren();
   const data = [judged.seconds, judged.progress, judged.success.map((won) => (won ? 1 : 0))];
   reward.plot = makePlot(box, (width, height) => rewardOptions(width, height, () => judged.seconds[reward.index]), data);
+  showQueue(judged.streaming);
   showMoment();
+}
+
+// Rows ahead of the arm, where a policy server sends them.
+function showQueue(streaming) {
+  const [line, box] = [document.getElementById("queue"), document.getElementById("queue-plot")];
+  line.hidden = box.hidden = !streaming;
+  if (!streaming) return;
+  line.textContent = `Rows ahead of the arm: ${streaming.chunks} chunks, at most ${streaming.delay_steps_max} steps late; ran out ${streaming.underflows} times, held in ${streaming.starved_steps} of ${streaming.steps} steps`;
+  const data = [streaming.queue.map((_, step) => step), streaming.queue];
+  if (reward.queue) reward.queue.setData(data);
+  else reward.queue = makePlot(box, queueOptions, data);
 }
 
 function story(judged) {

@@ -1,0 +1,146 @@
+"""What Real-Time Chunking does for arms whose policy is far away: `make bench-rtc`.
+
+The scripted expert is served over the real wire and does the place task on emulated arms at 20 Hz,
+with and without continued rows, at several added delays. Success is the emulators' ground truth.
+`python -m ops.bench_rtc arm=emulated steps=8000 delays=0,100,200 json=docs/rtc.json`.
+"""
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rl.statistics import wilson
+from robot.journal import EpisodeInfo, read_episode
+from robot.revision import git_revision
+from robot.words import UsageError, parse_words
+
+ROOT = Path(__file__).resolve().parent.parent
+KNOWN = {"arm": "emulated", "steps": "8000", "delays": "0,100,200", "json": "", "seed": "0"}
+READY_S = 60.0
+HZ = 20.0
+
+type Row = Mapping[str, object]
+
+
+@contextmanager
+def expert() -> Generator[str]:
+    """Serve the scripted expert on a free port and yield its address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    words = ["policy=scripted:place", f"port={port}"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "policy_server.server", *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _await_ready(f"http://127.0.0.1:{port}/readyz")
+        yield f"ws://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def _await_ready(url: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, trust_env=False).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise SystemExit("the policy server did not come up")
+
+
+def practise(url: str, words: Sequence[str], runs: Path) -> list[EpisodeInfo]:
+    """Run episodes by the policy at `url`; return what they say of themselves."""
+    command = [sys.executable, "-m", "rl.train", "policy=remote", "learner=none", f"runs={runs}"]
+    environment = os.environ | {"POLICY_SERVER_URL": url}
+    subprocess.run([*command, *words], cwd=ROOT, env=environment, check=True)
+    return [read_episode(path).info for path in sorted(runs.rglob("*.npz"))]
+
+
+def row_of(infos: Iterable[EpisodeInfo], *, rtc: bool, delay_ms: int) -> Row:
+    """Return the figures of one condition."""
+    infos = list(infos)
+    truths = [bool(info.truth and info.truth["success"]) for info in infos]
+    streams = [cast("Mapping[str, float]", info.config["streaming"]) for info in infos]
+    minutes = sum(stream["steps"] for stream in streams) / HZ / 60
+    total = {name: sum(stream[name] for stream in streams) for name in ("steps", "starved_steps")}
+    lower, upper = wilson(sum(truths), len(truths))
+    return {
+        "continued": rtc,
+        "added_delay_ms": delay_ms,
+        "successes": sum(truths),
+        "episodes": len(truths),
+        "wilson95": [round(lower, 3), round(upper, 3)],
+        "delay_steps_max": max(stream["delay_steps_max"] for stream in streams),
+        "seam_jump": round(float(np.mean([stream["seam_jump_mean"] for stream in streams])), 4),
+        "underflows_per_minute": round(sum(s["underflows"] for s in streams) / minutes, 2),
+        "starved_share": round(total["starved_steps"] / total["steps"], 5),
+    }
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the rows for a terminal."""
+    shown = Table(title="the scripted expert, served: place on arms at 20 Hz")
+    for name in rows[0]:
+        shown.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        shown.add_row(*(str(value) for value in row.values()))
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure all conditions, print and write them; return the exit code."""
+    try:
+        words = parse_words(sys.argv[1:] if argv is None else argv, known=KNOWN)
+        delays = [int(part) for part in words["delays"].split(",")]
+        steps = int(words["steps"])
+    except (UsageError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="rtc-") as scratch, expert() as url:
+        for delay_ms in delays:
+            for rtc in (True, False):
+                settings = [f"arm={words['arm']}", f"steps={steps}", f"seed={words['seed']}"]
+                settings += [f"policy.rtc={rtc}", f"policy.delay_s={delay_ms / 1e3}"]
+                infos = practise(url, settings, Path(scratch) / f"{delay_ms}-{rtc}")
+                rows.append(row_of(infos, rtc=rtc, delay_ms=delay_ms))
+                _write(words["json"], rows)
+                Console().print(table(rows))
+    return 0
+
+
+def _write(path: str, rows: Sequence[Row]) -> None:
+    """Write what is known so far, where a file is asked for."""
+    if path:
+        facts = {
+            "rows": rows,
+            "revision": git_revision(),
+            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+            "command": " ".join(["python", "-m", "ops.bench_rtc", *sys.argv[1:]]),
+        }
+        Path(path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
