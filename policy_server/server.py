@@ -1,6 +1,6 @@
 """Serve a policy to any number of arms: `python -m policy_server.server`, or `make serve-pi`.
 
-Settings are those of `conf/policy_server.yaml`; the token is `POLICY_SERVER_TOKEN` of the environment.
+Settings are those of `conf/policy_server.yaml`; the token is the environment's POLICY_SERVER_TOKEN.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> int:
     token = os.environ.get(TOKEN_VARIABLE) or None
     port = _port(cfg.port)
     _require_token(str(cfg.host), token, allow_remote=bool(cfg.allow_remote))
-    names = [name.strip() for name in str(cfg.policy).split(",") if name.strip()]
+    names = [name.strip() for name in str(cfg.policies).split(",") if name.strip()]
     host = Host(names, max_batch=int(cfg.max_batch), gather_s=float(cfg.gather_ms) / 1e3)
     remedy = ", or choose another one with POLICY_SERVER_PORT"
     with listen(str(cfg.host), port, guarded=True, remedy=remedy) as listening:
@@ -127,9 +127,9 @@ def main() -> int:
 
 def _quoted(word: str) -> str:
     """Return a word with a list of policies, or a folder, as Hydra takes it."""
-    name, equals, value = word.partition("=")
-    plain = name == "policy" and equals and value[:1] not in "'\""
-    return f"{name}='{value}'" if plain else word
+    name, _, value = word.partition("=")
+    # `policy` is the name of a group of conf, for those who run arms.
+    return f"policies='{value.strip("'\"")}'" if name in {"policy", "policies"} else word
 
 
 if __name__ == "__main__":
