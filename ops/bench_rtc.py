@@ -74,7 +74,7 @@ def practise(url: str, words: Sequence[str], runs: Path) -> list[EpisodeInfo]:
     command = [sys.executable, "-m", "rl.train", "policy=remote", "learner=none", f"runs={runs}"]
     environment = os.environ | {"POLICY_SERVER_URL": url}
     subprocess.run([*command, *words], cwd=ROOT, env=environment, check=True)
-    return [read_episode(path).info for path in sorted(runs.rglob("*.npz"))]
+    return [read_episode(path).info for path in sorted(runs.glob("*/journals/*/episodes/*.npz"))]
 
 
 def row_of(infos: Iterable[EpisodeInfo], *, rtc: bool, delay_ms: int) -> Row:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policy_server.rtc import cross_fade
+from policy_server.rtc import cross_fade, ensemble, slew_limited
 
 type Row = NDArray[np.float32]
 type Rows = NDArray[np.float32]
@@ -33,9 +33,23 @@ class Seam:
 class ActionQueue:
     """One row for each step to come; a newer chunk takes over from the step at hand."""
 
-    def __init__(self, *, action_dim: int, blend: int = 0, most: int | None = None) -> None:
-        """Blend a new chunk into the old one over `blend` rows; keep `most` rows of each."""
+    def __init__(
+        self,
+        *,
+        action_dim: int,
+        blend: int = 0,
+        most: int | None = None,
+        max_step: float = math.inf,
+        ensemble: float | None = None,
+    ) -> None:
+        """Blend a new chunk into the old one over `blend` rows; keep `most` rows of each.
+
+        After a seam no number changes by more than `max_step` a row. With `ensemble` a step's row
+        is the mean of all chunks that have one, older ones weighing more by this decay (ACT).
+        """
         self._blend, self._most = blend, most
+        self._max_step = np.full(action_dim, max_step)
+        self._decay, self._chunks = ensemble, list[tuple[int, Rows]]()
         self._empty = np.empty((0, action_dim), np.float32)
         self._rows, self._first = self._empty, 0
 
@@ -56,20 +70,37 @@ class ActionQueue:
     def merge(self, rows: Rows, *, first_step: int, step: int, continues: bool = False) -> Seam:
         """Take rows over, the first of which belongs to `first_step`; `step` comes next.
 
+        Rows that begin later than that follow the ones here, where these reach so far.
         `continues` says that the rows were made to go on with those here.
         """
-        stale = min(step - first_step, len(rows))
-        fresh, old = rows[: self._most][stale:], self.rows(step)
-        if not len(fresh):
+        old, early = self.rows(step), max(0, first_step - step)
+        stale = min(max(0, step - first_step), len(rows))
+        fresh = np.concatenate([old[:early], rows[: self._most][stale:]])
+        if len(old) < early or stale == len(rows):
             return Seam(stale=stale, jump=0.0, naive_jump=0.0)
-        blend = 0 if continues else self._blend
-        merged = cross_fade(old, fresh, delay=0, overlap=blend) if blend else fresh
+        if self._decay is not None:
+            merged = self._mean(step, fresh)
+        elif self._blend and not continues:
+            merged = cross_fade(old, fresh, delay=0, overlap=self._blend)
+        else:
+            merged = fresh
+        if len(old):
+            merged = slew_limited(merged, last=old[0], max_step=self._max_step)
         self._rows, self._first = merged, step
         return Seam(stale=stale, jump=_jump(old, merged), naive_jump=_jump(old, fresh))
 
     def clear(self) -> None:
         """Forget all rows."""
         self._rows = self._empty
+        self._chunks.clear()
+
+    def _mean(self, step: int, fresh: Rows) -> Rows:
+        """Return for each step from `step` on the mean of all chunks that have a row for it."""
+        kept = [(first, rows) for first, rows in self._chunks if first + len(rows) > step]
+        self._chunks = [*kept, (step, fresh)]
+        steps = range(step, max(first + len(rows) for first, rows in self._chunks))
+        rows = [ensemble(self._chunks, at, decay=self._decay or 0.0) for at in steps]
+        return np.array(rows, np.float32)
 
 
 def _jump(old: Rows, new: Rows) -> float:

@@ -1,5 +1,6 @@
 """A policy elsewhere as a `Policy` here: chunks are asked for ahead, and an arm never waits."""
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from policy_server.policy import (
     PolicySpec,
     no_chunk,
 )
+from policy_server.rtc import roll_forward
 
 FIRST_S = 10.0
 """An arm that rests waits so long for the first chunk of an episode."""
@@ -78,6 +80,9 @@ class RemotePolicy:
         rtc: bool = True,
         threshold: float = 0.5,
         actions_per_chunk: int | None = None,
+        ensemble: float | None = None,
+        max_step: float | None = None,
+        rolls_forward: bool = False,
         rename: Mapping[str, str] | None = None,
         timeout_s: float = 2.0,
         jpeg: bool | None = None,
@@ -87,7 +92,9 @@ class RemotePolicy:
 
         Raise `SpecMismatch` where policy and arm do not fit. `rtc` has new chunks continue the
         rows at hand; `threshold` is the share of a chunk below which a new one is asked for, of
-        which `actions_per_chunk` rows are kept. `delay_s` is added to every answer.
+        which `actions_per_chunk` rows are kept. `ensemble` and `max_step` are the queue's;
+        `rolls_forward` shows the policy the joints where the rows at hand will have led (VLASH),
+        which is unproven for policies that were not trained so. `delay_s` is added to every answer.
         """
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"threshold={threshold}; expected above 0, at most 1")
@@ -102,8 +109,13 @@ class RemotePolicy:
         self._horizon = min(actions_per_chunk or self.spec.horizon, self.spec.horizon)
         blend = min(BLEND_STEPS, self._horizon // 2) if rtc else 0
         self._queue = ActionQueue(
-            action_dim=self.spec.action_dim, blend=blend, most=actions_per_chunk
+            action_dim=self.spec.action_dim,
+            blend=blend,
+            most=actions_per_chunk,
+            max_step=math.inf if max_step is None else max_step,
+            ensemble=ensemble,
         )
+        self._rolls = rolls_forward and self.spec.action_space == "joint_pos"
         self._delay = DelayEstimate()
         self._step = self._episode = 0
         self._empty_since: float | None = None
@@ -154,10 +166,16 @@ class RemotePolicy:
 
     def _ask(self, request: PolicyRequest, step: int) -> None:
         rows = self._queue.rows(step)[: self.spec.horizon]
-        committed = None
-        if self._rtc and self.spec.rtc and len(rows):
-            committed = Committed(rows=rows, delay=min(self._delay.steps, len(rows)))
-        asked = replace(request, committed=committed)
+        delay = min(self._delay.steps, len(rows))
+        asked = request
+        if self._rolls and delay:
+            joints = roll_forward(request.state["joint_pos"], rows, delay=delay)
+            asked, step = (
+                replace(request, state={**request.state, "joint_pos": joints}),
+                step + delay,
+            )
+        elif self._rtc and self.spec.rtc and len(rows):
+            asked = replace(request, committed=Committed(rows=rows, delay=delay))
         self._link.ask(
             Inquiry(request=asked, episode=self._episode, step=step, cameras=self._cameras)
         )
@@ -187,7 +205,7 @@ class RemotePolicy:
 
     def _merge(self, one: Arrived, step: int) -> Seam:
         asked = one.inquiry
-        late = step - asked.step
+        late = max(0, step - asked.step)
         committed = asked.request.committed
         # What was continued for a shorter delay than it took is blended as well.
         continues = committed is not None and late <= committed.delay

@@ -26,6 +26,9 @@ PUBLISHED: Mapping[str, str] = {
 """Where a policy's published weights are, by its name."""
 
 
+type Load = Callable[[str, "Device"], Policy]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """A policy of the list that could not be had."""
@@ -34,16 +37,41 @@ class Refused:
     why: str
 
 
-def load_policy(name: str) -> Policy:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Where and how large models compute."""
+
+    device: str = "auto"
+    """cpu, cuda, mps; auto takes the best there is."""
+    dtype: str = "float32"
+    """float32 or bfloat16."""
+    compiled: bool = False
+    hz: float = 20.0
+    """Rows a second of LeRobot's checkpoints, which do not say."""
+
+    @property
+    def found(self) -> str:
+        """Return the device to compute on."""
+        if self.device != "auto":
+            return self.device
+        import torch  # noqa: PLC0415 - costs seconds
+
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_policy(name: str, device: Device | None = None) -> Policy:
     """Return the policy of a name; raise `PolicyUnavailable`."""
+    device = device or Device()
     kind, _, where = name.partition(":")
     if kind in _LOADERS:
-        return _loaded(_LOADERS[kind], where)
+        return _loaded(_LOADERS[kind], where, device)
     if Path(name).is_dir():
-        return _loaded(_LOADERS[kind_of(Path(name))], name)
+        return _loaded(_LOADERS[kind_of(Path(name))], name, device)
     if name in PUBLISHED:
         kind = "openvla" if name == "openvla" else "lerobot"
-        return _loaded(_LOADERS[kind], str(downloaded(name)))
+        return _loaded(_LOADERS[kind], str(downloaded(name)), device)
     known = ", ".join([*_LOADERS, *PUBLISHED])
     raise PolicyUnavailable(f"there is no such folder or policy; known: {known}")
 
@@ -75,9 +103,9 @@ def downloaded(name: str) -> Path:
         ) from error
 
 
-def _loaded(load: Callable[[str], Policy], where: str) -> Policy:
+def _loaded(load: Load, where: str, device: Device) -> Policy:
     try:
-        return load(where)
+        return load(where, device)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise PolicyUnavailable(" ".join(str(error).split())) from error
 
@@ -85,19 +113,19 @@ def _loaded(load: Callable[[str], Policy], where: str) -> Policy:
 # Each back end is imported for its own policies alone: torch and transformers cost seconds.
 
 
-def _null(where: str) -> Policy:
+def _null(where: str, _: Device) -> Policy:
     from policy_server.backends.null import NullPolicy  # noqa: PLC0415
 
     return NullPolicy(where)
 
 
-def _scripted(where: str) -> Policy:
+def _scripted(where: str, _: Device) -> Policy:
     from policy_server.backends.foresight import ForesightPolicy  # noqa: PLC0415
 
     return ForesightPolicy(where or "place")
 
 
-def _learned(where: str) -> Policy:
+def _learned(where: str, _: Device) -> Policy:
     from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
 
     folder = Path(where)
@@ -105,25 +133,27 @@ def _learned(where: str) -> Policy:
     return LearnedPolicy.load(inner if inner.is_dir() else folder, greedy=True)
 
 
-def _lerobot(where: str) -> Policy:
+def _lerobot(where: str, device: Device) -> Policy:
     from policy_server.backends.lerobot import LeRobotPolicy  # noqa: PLC0415
 
-    return LeRobotPolicy.load(where)
+    return LeRobotPolicy.load(
+        where, device=device.found, dtype=device.dtype, compiled=device.compiled, hz=device.hz
+    )
 
 
-def _openvla(where: str) -> Policy:
+def _openvla(where: str, device: Device) -> Policy:
     from policy_server.backends.openvla import OpenVlaPolicy  # noqa: PLC0415
 
-    return OpenVlaPolicy.load(where)
+    return OpenVlaPolicy.load(where, device=device.found, dtype=device.dtype)
 
 
-def _openpi(where: str) -> Policy:
+def _openpi(where: str, _: Device) -> Policy:
     from policy_server.backends.openpi import OpenPiPolicy  # noqa: PLC0415
 
     return OpenPiPolicy(where)
 
 
-_LOADERS: Mapping[str, Callable[[str], Policy]] = {
+_LOADERS: Mapping[str, Load] = {
     "null": _null,
     "scripted": _scripted,
     "learned": _learned,

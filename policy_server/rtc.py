@@ -139,17 +139,6 @@ def roll_forward(joint_pos: Row, rows: Rows, *, delay: int) -> Row:
     return (carried_out[-1] if len(carried_out) else joint_pos).copy()
 
 
-def best_of(candidates: NDArray[np.float32], old: Rows, weights: Weights) -> int:
-    """Return which candidate keeps closest to `old`: backward coherence of arXiv 2408.17355.
-
-    Candidates have shape (candidates, horizon, action_dim); the distance is the sum of weighted
-    squares over the rows that `old` has.
-    """
-    n = min(candidates.shape[1], len(old))
-    squares = (candidates[:, :n].astype(np.float64) - old[:n]) ** 2
-    return int(np.argmin(squares.sum(axis=2) @ weights[:n]))
-
-
 def ensemble(chunks: Sequence[tuple[int, Rows]], step: int, *, decay: float = 0.01) -> Row | None:
     """Return the mean of what the chunks say of a step, or None where none has a row for it.
 

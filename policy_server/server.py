@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policy_server.host import Host
 from policy_server.line_server import LineServer
+from policy_server.load import Device, load_policy
 from policy_server.policy import PolicyUnavailable
 from policy_server.service import create_app
 from robot.access import is_loopback
@@ -49,7 +51,11 @@ def run(cfg: DictConfig) -> int:
     port = _port(cfg.port)
     _require_token(str(cfg.host), token, allow_remote=bool(cfg.allow_remote))
     names = [name.strip() for name in str(cfg.policies).split(",") if name.strip()]
-    host = Host(names, max_batch=int(cfg.max_batch), gather_s=float(cfg.gather_ms) / 1e3)
+    device = Device(
+        device=str(cfg.device), dtype=str(cfg.dtype), compiled=bool(cfg.compiled), hz=float(cfg.hz)
+    )
+    load = partial(load_policy, device=device)
+    host = Host(names, load=load, max_batch=int(cfg.max_batch), gather_s=float(cfg.gather_ms) / 1e3)
     remedy = ", or choose another one with POLICY_SERVER_PORT"
     with listen(str(cfg.host), port, guarded=True, remedy=remedy) as listening:
         server = server_of(create_app(host, token=token), max_message=MAX_BYTES)
@@ -129,7 +135,7 @@ def _quoted(word: str) -> str:
     """Return a word with a list of policies, or a folder, as Hydra takes it."""
     name, _, value = word.partition("=")
     # `policy` is the name of a group of conf, for those who run arms.
-    return f"policies='{value.strip("'\"")}'" if name in {"policy", "policies"} else word
+    return f"policies='{value.strip('\'"')}'" if name in {"policy", "policies"} else word
 
 
 if __name__ == "__main__":

@@ -113,7 +113,11 @@ class LeRobotPolicy:
         self._kind = KINDS[self._config.type]
         self._cameras = _cameras(self._config)
         self._dtype = dtype
-        self._guidance = Guidance() if spec.rtc else None
+        # With fewer than its steps as limit, the first correction would be left incomplete.
+        steps = getattr(self._config, "num_steps", None) or getattr(
+            self._config, "num_inference_steps", 10
+        )
+        self._guidance = Guidance(limit=float(steps)) if spec.rtc else None
         if self._guidance is not None:
             self._config.rtc_config = RTCConfig()
             self._policy.model.rtc_processor = self._guidance

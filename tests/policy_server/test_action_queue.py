@@ -53,6 +53,33 @@ def test_a_chunk_that_does_not_continue_is_blended_in():
     assert (sorted(taken), taken[-1]) == (taken, 1.0)
 
 
+def test_rows_for_later_steps_follow_those_at_hand(queue):
+    queue.merge(rows(0), first_step=0, step=0)
+    queue.merge(rows(100), first_step=5, step=3)
+    assert [queue.take(step)[0] for step in range(3, 7)] == [3.0, 4.0, 100.0, 101.0]
+    queue.merge(rows(200), first_step=50, step=7)
+    assert queue.take(7)[0] == 102.0
+
+
+def test_after_a_seam_nothing_changes_faster_than_it_may():
+    queue = ActionQueue(action_dim=1, max_step=0.25)
+    queue.merge(np.zeros((8, 1), np.float32), first_step=0, step=0)
+    queue.merge(np.ones((8, 1), np.float32), first_step=1, step=1)
+    taken = [queue.take(step)[0] for step in range(1, 7)]
+    assert taken == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_an_ensemble_is_the_mean_of_what_all_chunks_say():
+    queue = ActionQueue(action_dim=1, ensemble=0.0)
+    queue.merge(np.zeros((4, 1), np.float32), first_step=0, step=0)
+    queue.merge(np.full((4, 1), 3.0, np.float32), first_step=1, step=1)
+    queue.merge(np.full((4, 1), 6.0, np.float32), first_step=2, step=2)
+    assert [queue.take(step)[0] for step in range(2, 6)] == [3.0, 3.0, 4.5, 6.0]
+    queue.clear()
+    queue.merge(np.zeros((4, 1), np.float32), first_step=0, step=0)
+    assert queue.take(0)[0] == 0.0
+
+
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 12)), max_size=20))
 def test_no_step_is_ever_given_another_step_s_row(arrivals):
     queue, step = ActionQueue(action_dim=1), 0

@@ -115,6 +115,26 @@ def test_committed_rows_go_along_where_the_policy_continues_them():
     assert committed[0].rows.shape[1] == 2
 
 
+def test_a_policy_may_be_shown_where_the_arm_will_be():
+    joints = replace(SPEC, state={"joint_pos": 2})
+    ramp = Ramp(joints)
+    with served(ramp) as address:
+        policy = RemotePolicy(
+            f"ws://{address}",
+            replace(joints, images=("front",)),
+            threshold=1.0,
+            rolls_forward=True,
+        )
+        asked = [
+            ask(state={"joint_pos": np.zeros(2, np.float32)}, observed_at=k / 20) for k in (0, 1)
+        ]
+        first = policy.infer_batch(asked[:1])
+        assert first[0].actions.shape == (1, 2)
+        while not ramp.asked[-1].state["joint_pos"].any():
+            policy.infer_batch(asked[1:])
+        policy.close()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from policy_server.rtc import (
-    best_of,
     cross_fade,
     ensemble,
     guidance_coefficient,
@@ -201,13 +200,6 @@ def test_the_state_rolls_forward_to_the_last_row_carried_out(delay, expected):
 def test_rows_that_are_no_joint_positions_roll_no_state_forward():
     with pytest.raises(ValueError, match="are no positions"):
         roll_forward(np.zeros(6, np.float32), np.zeros((3, 4), np.float32), delay=1)
-
-
-def test_the_best_candidate_is_the_closest_by_weight_over_the_rows_there_are():
-    old = np.zeros((2, 1), np.float32)
-    candidates = np.array([[0, 3, 0], [2, 0, 0], [1, 1, 99]], np.float32)[:, :, None]
-    assert best_of(candidates, old, np.array([1.0, 1.0, 1.0])) == 2
-    assert best_of(candidates, old, np.array([1.0, 0.01, 1.0])) == 0
 
 
 def test_an_ensemble_weighs_what_was_said_of_a_step_by_age():
