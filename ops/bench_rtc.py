@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 KNOWN = {"arm": "emulated", "steps": "8000", "delays": "0,100,200", "json": "", "seed": "0"}
 READY_S = 60.0
 HZ = 20.0
+THRESHOLD = "policy.threshold=0.9"
+"""The expert cannot see what it imagines: it is asked again as soon as may be."""
 
 type Row = Mapping[str, object]
 
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for delay_ms in delays:
             for rtc in (True, False):
                 settings = [f"arm={words['arm']}", f"steps={steps}", f"seed={words['seed']}"]
-                settings += [f"policy.rtc={rtc}", f"policy.delay_s={delay_ms / 1e3}"]
+                settings += [f"policy.rtc={rtc}", f"policy.delay_s={delay_ms / 1e3}", THRESHOLD]
                 infos = practise(url, settings, Path(scratch) / f"{delay_ms}-{rtc}")
                 rows.append(row_of(infos, rtc=rtc, delay_ms=delay_ms))
                 _write(words["json"], rows)

@@ -8,8 +8,9 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Coroutine, Generator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import structlog
@@ -38,6 +39,9 @@ class LineServer:
         """Answer with a host's policy."""
         self._host = host
         self._door = Door(None if token is None else OneToken(token))
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.ended = asyncio.Event()
+        """Set, on the loop, to end the service."""
 
     @classmethod
     @contextmanager
@@ -48,24 +52,37 @@ class LineServer:
         if port is None:
             yield None
             return
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="lines", daemon=True)
+        bound, loop = Future[int](), asyncio.new_event_loop()
+        lines = cls(host, token=token)
+        serving = lines.serve(address, port, bound)
+        thread = threading.Thread(target=_run, args=(loop, serving), name="lines", daemon=True)
         thread.start()
-        opening = asyncio.start_server(cls(host, token=token).talk, address, port, limit=MAX_BYTES)
         try:
-            server = asyncio.run_coroutine_threadsafe(opening, loop).result(START_S)
+            yield bound.result(START_S)
         except OSError as error:
             raise ServiceError(f"cannot listen on {address}:{port}: {error.strerror}") from error
-        try:
-            yield server.sockets[0].getsockname()[1]
         finally:
-            loop.call_soon_threadsafe(server.close)
-            loop.call_soon_threadsafe(loop.stop)
+            loop.call_soon_threadsafe(lines.ended.set)
             thread.join(timeout=START_S)
+
+    async def serve(self, address: str, port: int, bound: Future[int]) -> None:
+        """Listen until `ended` is set; `bound` gets the port, or why there is none."""
+        try:
+            server = await asyncio.start_server(self.talk, address, port, limit=MAX_BYTES)
+        except OSError as error:
+            bound.set_exception(error)
+            return
+        bound.set_result(server.sockets[0].getsockname()[1])
+        await self.ended.wait()
+        server.close()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*(w.wait_closed() for w in self._writers), return_exceptions=True)
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Talk with one client until it hangs up, falls silent or is wrong twice over."""
         session, pings = uuid.uuid4().hex, asyncio.create_task(_ping(writer))
+        self._writers.add(writer)
         peer = str(writer.get_extra_info("peername", ("",))[0])
         try:
             admitted = self._door.tokens is None
@@ -82,6 +99,9 @@ class LineServer:
         finally:
             pings.cancel()
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            self._writers.discard(writer)
 
     def _admit(self, line: bytes, peer: str) -> None:
         facts = json_forms.any_map(line)
@@ -105,6 +125,11 @@ class LineServer:
         except NotAnswered as error:
             return {"error": error.code, "message": str(error)}
         return {"action": cast("list[float]", done.chunk.actions[0].tolist())}
+
+
+def _run(loop: asyncio.AbstractEventLoop, serving: Coroutine[object, object, None]) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(serving)
 
 
 async def _ping(writer: asyncio.StreamWriter) -> None:

@@ -201,8 +201,11 @@ class PolicyLink:
                 else:
                     log.info("policy is back", url=self.url)
                     with self._changed:
-                        # What was asked meanwhile was asked of a moment that has passed.
-                        self._next, self._busy = None, False
+                        # What was asked meanwhile was asked of a moment that has passed, but an
+                        # arm that rests waits for its first rows.
+                        if self._next is not None and self._next.step:
+                            self._next = None
+                        self._busy = self._next is not None
                     return
             # Four arms that lost the same server do not knock all at once.
             self._closing.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311

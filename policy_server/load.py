@@ -81,8 +81,8 @@ def kind_of(folder: Path) -> str:
     if (folder / "policy.json").is_file() or (folder / "policy" / "policy.json").is_file():
         return "learned"
     try:
-        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise PolicyUnavailable(
             f"{folder} has no readable config.json or policy.json: give the folder of a checkpoint"
         ) from error

@@ -16,6 +16,8 @@ NEAR_JAW_M = 0.03
 PACE = 0.3
 """Largest action: 0.15 m/s. At the full pace the guard shortens steps, and an arm that is elsewhere
 than imagined lets go beside the bowl."""
+PRESS_M = 0.008
+"""A tool that was sent so far below the jaws presses on something: moving freely it is 2 mm."""
 WIDEST = 45.0
 """Opening that the action 1 commands."""
 STATE = {
@@ -26,7 +28,7 @@ STATE = {
 
 @dataclass(slots=True)
 class _Imagined:
-    """A view that goes on without eyes: the tool goes where it is sent, a held thing comes along."""
+    """A view that goes on without eyes: the tool goes where it is sent, what it holds goes too."""
 
     view: View
     closing_s: float = 0.0
@@ -88,6 +90,10 @@ class ForesightPolicy:
 
     def _row(self, imagined: _Imagined) -> NDArray[np.float64]:
         """Return the expert's action at a pace that an arm keeps up with."""
-        action = self._expert(imagined.view)
+        view = imagined.view
+        action = self._expert(view)
+        if view.jaw[2] - view.tool[2] > PRESS_M:
+            # Something is under the jaws: to go on would stall the elbow, and stop the arm.
+            action[2] = max(action[2], 0.0)
         length = float(np.abs(action[:3]).max())
         return np.array([*(action[:3] * min(1.0, PACE / max(length, 1e-9))), action[3]])

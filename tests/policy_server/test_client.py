@@ -1,11 +1,12 @@
 """A policy elsewhere, over real sockets: rows by step, holding, and coming back."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from policy_server.client import AWAY_S, RemotePolicy
+from policy_server.client import AWAY_S, FIRST_S, RemotePolicy
 from policy_server.handshake import SpecMismatch
 from policy_server.policy import PolicyAway, PolicyUnavailable
 from tests.policy_server.served import SPEC, Ramp, ask, served
@@ -99,6 +100,22 @@ def test_a_server_that_dies_is_held_for_at_once_and_found_again(ramp):
             pass
         assert row(policy, 3) is not None
         policy.close()
+
+
+def test_an_episode_that_begins_while_the_server_is_away_begins_once_it_is_back(ramp):
+    with served(ramp) as address:
+        policy = remote(address)
+        row(policy, 0)
+    while row(policy, 1) is not None:
+        pass
+    policy.reset()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(row, policy, 0)
+        while not policy._link.is_busy:
+            pass
+        with served(ramp, port=int(address.rpartition(":")[2])):
+            assert first.result(timeout=FIRST_S / 2) == [1, 1]
+            policy.close()
 
 
 def test_committed_rows_go_along_where_the_policy_continues_them():
