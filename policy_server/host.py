@@ -90,6 +90,7 @@ class Host:
     def open(self) -> None:
         """Load, warm up and try a policy; raise `PolicyUnavailable` where none can be had."""
         for name in self._names:
+            log.info("loading", policy=name)
             try:
                 policy = self._load(name)
                 self._serving = self._tried(name, policy)

@@ -87,6 +87,10 @@ class PolicyUnavailable(Exception):
     """A policy that cannot be had here; the message says why, and what would help."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that no policy can be made of; the message says what would be of use."""
+
+
 class PolicyAway(Exception):
     """A policy elsewhere has had nothing to say for so long that the episode ends."""
 

@@ -70,9 +70,8 @@ class OpenPiPolicy:
             self._connection = None
             raise OSError(f"the openpi server at {self._url} is lost: {error}") from error
         if isinstance(said, str):
-            # openpi sends a traceback as text: its last line says what happened.
             self._connection = None
-            raise ValueError(f"the openpi server failed: {said.strip().splitlines()[-1][:200]}")
+            raise _failed(said)
         try:
             return rows_of(decode_map(said), self.spec)
         except (WireError, BadRequest) as error:
@@ -92,6 +91,11 @@ class OpenPiPolicy:
             connection.recv(timeout=max(0.1, deadline - time.monotonic()))
             self._connection = connection
         return self._connection
+
+
+def _failed(said: str) -> ValueError:
+    """Return what openpi's traceback, which it sends as text, says in its last line."""
+    return ValueError(f"the openpi server failed: {said.strip().splitlines()[-1][:200]}")
 
 
 def _probe(spec: PolicySpec) -> PolicyRequest:

@@ -21,7 +21,6 @@ from torch.nn import functional
 from policy_server.backends.openvla_model import (
     ActionHead,
     Architecture,
-    CheckpointError,
     OpenVla,
     architecture_of,
     head_file,
@@ -29,7 +28,13 @@ from policy_server.backends.openvla_model import (
     load_network,
     weight_files,
 )
-from policy_server.policy import ActionChunk, PolicyRequest, PolicySpec, no_chunk
+from policy_server.policy import (
+    ActionChunk,
+    CheckpointError,
+    PolicyRequest,
+    PolicySpec,
+    no_chunk,
+)
 from robot.arm import JOINTS
 
 STATISTICS = "dataset_statistics.json"

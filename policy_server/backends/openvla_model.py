@@ -24,6 +24,8 @@ from torch.nn import functional
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from policy_server.policy import CheckpointError
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "action_head"
 UNREAD = ("proprio_projector", "noisy_action_projector", "vision_backbone")
@@ -32,10 +34,6 @@ CONVERT = (
     'python -c "import torch; from safetensors.torch import save_file; save_file({{k: v.clone()'
     " for k, v in torch.load('{0}.pt', weights_only=True).items()}}, '{0}.safetensors')\""
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that this server cannot answer with; the message says what it lacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ from lerobot.policies.utils import prepare_observation_for_inference
 from safetensors.torch import load_file, save_file
 
 from policy_server.backends import fast
-from policy_server.backends.lerobot import KINDS, CheckpointError, LeRobotPolicy, noise
-from policy_server.policy import Committed, PolicyRequest
+from policy_server.backends.lerobot import LeRobotPolicy, noise
+from policy_server.backends.lerobot_checkpoint import KINDS
+from policy_server.policy import CheckpointError, Committed, PolicyRequest
 from policy_server.tiny import CAMERAS, PIXELS, SPREAD, make, small_pi
 
 ALL = tuple(KINDS)

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from policy_server import tiny_openvla
 from policy_server.backends.openvla import ActionRange, Eyes, OpenVlaPolicy, Prompter, shares_of
-from policy_server.backends.openvla_model import CheckpointError, OpenVla, architecture_of
-from policy_server.policy import PolicyRequest
+from policy_server.backends.openvla_model import OpenVla, architecture_of
+from policy_server.policy import CheckpointError, PolicyRequest
 from policy_server.tiny_openvla import CONFIG, KEY, MIDDLE, PICTURES, PIXELS, SPREAD, VOCABULARY
 from robot.arm import JOINTS
 
