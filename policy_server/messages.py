@@ -1,8 +1,8 @@
 """Observations and chunks as messages: openpi's dictionaries, and one reserved part of our own.
 
 A request names pictures, state and sentence as any openpi client does; `_rt` may add `seq`,
-`step0`, `observed_at`, `slack_ms`, `inference_delay`, `prefix` and `reset`. A reply has `actions`,
-and the first three again.
+`session`, `step0`, `observed_at`, `slack_ms`, `inference_delay`, `prefix` and `reset`. A reply has
+`actions`, and `seq`, `step0` and `observed_at` again.
 """
 
 import math
@@ -16,14 +16,20 @@ from numpy.typing import NDArray
 from policy_server.cameras import CameraMismatch, camera_map, short_name
 from policy_server.policy import Committed, PolicyRequest, PolicySpec
 from policy_server.scheduler import Answer
-from robot.pictures import any_picture
+from robot.pictures import any_picture, jpeg_size
 
 RT = "_rt"
 JPEG = "__jpeg__"
 CAPABILITIES = ("jpeg", "rtc", "seq", "reset")
-MAX_GOAL = 2000
+MAX_GOAL, MAX_NAME = 2000, 64
+"""Characters."""
 MAX_SIDE, MIN_SIDE = 4096, 8
 """Pixels of a picture."""
+MAX_PIXELS = 2_100_000
+"""Of a JPEG: Full HD. A few kB can hold more than is decoded within a tick."""
+MAX_SCANS = 32
+"""Of a JPEG: a progressive one has about ten, and each costs a pass over all pixels."""
+START_OF_SCAN = b"\xff\xda"
 MAX_CAMERAS = 8
 MAX_SLACK_S = 60.0
 _SENTENCES = ("prompt", "task", "instruction", "goal")
@@ -40,6 +46,8 @@ class Question:
     request: PolicyRequest
     seq: int | None
     """The client's number; None for clients that know nothing of it."""
+    session: str | None
+    """What the client calls itself, where it does."""
     step0: int
     """The client's step at which the observation was made."""
     slack_s: float
@@ -77,6 +85,7 @@ def question(message: Mapping[str, object], spec: PolicySpec, *, now: float) -> 
             committed=_committed(own, spec),
         ),
         seq=_count(own, "seq") if "seq" in own else None,
+        session=_session(own),
         step0=_count(own, "step0"),
         slack_s=_slack(own),
         cameras=cameras,
@@ -175,6 +184,12 @@ def _from_jpeg(key: str, value: Mapping[str, object]) -> NDArray[np.uint8]:
     data = value.get(JPEG)
     if not isinstance(data, bytes):
         raise BadRequest(f"picture {key} has no bytes under {JPEG}")
+    width, height = jpeg_size(data) or (0, 0)
+    if width * height > MAX_PIXELS or data.count(START_OF_SCAN) > MAX_SCANS:
+        raise BadRequest(
+            f"picture {key} is a JPEG of {width}x{height} pixels in "
+            f"{data.count(START_OF_SCAN)} scans; expected {MAX_PIXELS} and {MAX_SCANS} at most"
+        )
     image = any_picture(data, max_side=MAX_SIDE)
     if image is None:
         raise BadRequest(f"picture {key} is no whole JPEG of at most {MAX_SIDE} pixels a side")
@@ -239,6 +254,13 @@ def _committed(own: Mapping[str, object], spec: PolicySpec) -> Committed | None:
 def _slack(own: Mapping[str, object]) -> float:
     slack_ms = own.get("slack_ms")
     return math.inf if slack_ms is None else _number(own, "slack_ms", 0.0) / 1e3
+
+
+def _session(own: Mapping[str, object]) -> str | None:
+    session = own.get("session")
+    if session is not None and not (isinstance(session, str) and len(session) <= MAX_NAME):
+        raise BadRequest(f"session is no name of at most {MAX_NAME} characters")
+    return session
 
 
 def _count(own: Mapping[str, object], name: str) -> int:

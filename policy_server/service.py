@@ -160,6 +160,8 @@ class _Conversation:
     def __init__(self, socket: WebSocket, host: Host) -> None:
         self._socket, self._host = socket, host
         self._session = uuid.uuid4().hex
+        self._named: str | None = None
+        self._last_seq = -1
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, door: Door) -> None:
@@ -200,6 +202,7 @@ class _Conversation:
                 await self._send({"reset": True, RT: {"seq": seq, "reset": True}})
                 return True
             asked = await self._question(message, has_jpeg=_JPEG in event["bytes"])
+            self._check_order(asked)
             future = self._host.submit(self._session, asked.request, slack_s=asked.slack_s)
         except (WireError, BadRequest) as error:
             return await self._refuse("invalid", str(error), seq)
@@ -209,6 +212,17 @@ class _Conversation:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return True
+
+    def _check_order(self, asked: Question) -> None:
+        """Raise `NotAnswered` for another arm's question, and for one of an earlier moment."""
+        self._named = self._named or asked.session
+        if asked.session is not None and asked.session != self._named:
+            raise NotAnswered("wrong_session", f"this connection is {self._named}'s")
+        if asked.seq is not None:
+            if asked.seq <= self._last_seq:
+                last = f"seq {self._last_seq} was here already"
+                raise NotAnswered("old_seq", f"seq {asked.seq} is old: {last}")
+            self._last_seq = asked.seq
 
     async def _question(self, message: Mapping[str, object], *, has_jpeg: bool) -> Question:
         spec, now = self._host.serving.spec, time.monotonic()

@@ -103,6 +103,23 @@ def test_what_is_wrong_is_said(change, why):
         read(WHOLE | change)
 
 
+def scans(count):
+    whole = encode_jpeg(PICTURE)
+    return whole[:-2] + b"\xff\xda" * count + whole[-2:]
+
+
+@pytest.mark.parametrize(
+    ("jpeg", "why"),
+    [
+        (encode_jpeg(np.zeros((1500, 1500, 3), np.uint8)), "1500x1500 pixels"),
+        (scans(40), "in 41 scans"),
+    ],
+)
+def test_a_small_message_cannot_hold_a_picture_that_takes_long_to_decode(jpeg, why):
+    with pytest.raises(BadRequest, match=why):
+        read(WHOLE | {"images": {"base": PICTURE, "wrist": {JPEG: jpeg}}})
+
+
 def test_a_camera_may_be_missing_where_the_policy_says_so():
     spec = PolicySpec(
         action_space="joint_pos",

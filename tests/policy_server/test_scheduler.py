@@ -53,6 +53,26 @@ def test_arms_that_wait_are_answered_together_and_each_its_own(policy, scheduler
     assert (got, policy.batches) == ([k + 1.0 for k in range(6)], [1, 4, 2])
 
 
+def test_who_has_waited_long_still_waits_a_moment_for_an_arm_that_is_about_to_ask(policy):
+    now = [0.0]
+    scheduler = Scheduler(policy, gather_s=4.0, clock=lambda: now[0])
+    scheduler.submit("often", ask()).result(WAIT_S)
+    now[0] = 3.0
+    scheduler.submit("often", ask()).result(WAIT_S)
+    policy.gate.clear()
+    busy = scheduler.submit("busy", ask())
+    while scheduler.waiting:
+        pass
+    long = scheduler.submit("long", ask())
+    # Longer than a batch waits for others, and "often" asks again at 6 s by its habit.
+    now[0] = 7.5
+    policy.gate.set()
+    busy.result(WAIT_S)
+    scheduler.submit("often", ask()).result(WAIT_S)
+    scheduler.close()
+    assert (long.result(WAIT_S).batch, policy.batches) == (2, [1, 1, 1, 2])
+
+
 def test_the_most_urgent_request_comes_first(policy, scheduler):
     policy.gate.clear()
     scheduler.submit("busy", ask())

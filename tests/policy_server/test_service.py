@@ -66,6 +66,27 @@ def test_our_client_s_mistake_is_told_with_its_number_and_the_next_is_answered(a
     assert (reply[RT]["seq"], reply[RT]["step0"]) == (5, 9)
 
 
+@pytest.mark.parametrize(
+    ("own", "code"),
+    [
+        ({"seq": 4}, "old_seq"),
+        ({"seq": 5}, "old_seq"),
+        ({"seq": 6, "session": "arm02"}, "wrong_session"),
+    ],
+)
+def test_an_old_question_and_another_arm_s_are_refused(address, own, code):
+    question = {"front": PICTURE, "here": np.ones(2)}
+    with talk(address) as socket:
+        socket.recv()
+        socket.send(encode({**question, RT: {"seq": 5, "session": "arm01"}}))
+        assert decode_map(socket.recv())[RT]["seq"] == 5
+        socket.send(encode({**question, RT: own}))
+        refused = decode_map(socket.recv())
+        socket.send(encode({**question, RT: {"seq": 7, "session": "arm01"}}))
+        assert decode_map(socket.recv())[RT]["seq"] == 7
+    assert (refused["error"], refused["seq"]) == (code, own["seq"])
+
+
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x81\xa1x", b"\x93\x01", "text", b"\xd9" * 999])
 def test_what_is_no_message_disturbs_nobody_else(address, data):
     with talk(address) as good, talk(address) as bad:
