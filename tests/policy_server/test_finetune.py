@@ -23,10 +23,6 @@ from rl.record_scripted import record
 from robot.journal import Journal
 from robot.recording.dataset import export
 
-pytestmark = pytest.mark.filterwarnings(
-    # wall_x and torch, as of their versions here.
-    "ignore:.*torch.jit.script.*:DeprecationWarning",
-)
 WORDS = {"task": "reach", "goal": "", "episodes": "1", "fps": "20", "noise": "0.1", "seed": "3"}
 SIZE = 96
 
@@ -132,7 +128,7 @@ def edited(folder: Path, out: Path, **names: str) -> Path:
 
 def test_act_learns_what_was_recorded_and_is_served(tune: Tune, base: Bases, dataset: Path):
     before = error(served(base("act")), dataset)
-    tuned = tune("act", steps=20, batch_size=8, learning_rate=1e-3, freeze_vision=1)
+    tuned = tune("act", steps=12, batch_size=4, learning_rate=1e-3, freeze_vision=1)
     assert error(served(tuned), dataset) < 0.5 * before
     moved = changed(base("act"), tuned)
     assert not [name for name in moved if "backbone" in name]
@@ -145,7 +141,7 @@ def test_openvla_learns_what_was_recorded_and_is_served(base: Bases, dataset: Pa
         dataset,
         tmp_path / "tuned",
         camera="front",
-        steps=60,
+        steps=30,
         batch_size=8,
         rank=8,
         learning_rate=1e-2,
@@ -158,7 +154,8 @@ def test_openvla_learns_what_was_recorded_and_is_served(base: Bases, dataset: Pa
     assert error(policy, dataset, later=3) < 0.5 * error(served(base("openvla")), dataset, later=3)
     moved = changed_shards(base("openvla"), tmp_path / "tuned")
     assert not [name for name in moved if "vision_backbone" in name or "lm_head" in name]
-    assert any("q_proj" in name for name in moved) and any("projector" in name for name in moved)
+    assert any("q_proj" in name for name in moved)
+    assert any("projector" in name for name in moved)
 
 
 def changed_shards(base: Path, tuned: Path) -> set[str]:
@@ -211,12 +208,12 @@ def test_pictures_are_normalised_by_the_names_that_the_policy_has_for_them(
 
 
 def test_lora_is_merged_into_the_layers_it_adapts(tune: Tune, base: Bases):
-    tuned = tune("pi0_fast", lora=4, learning_rate=1e-2)
+    tuned = tune("smolvla", lora=4, learning_rate=1e-2)
+    moved = changed(base("smolvla"), tuned)
+    assert moved
+    assert all(".lm_expert." in name or "action_" in name or "state_" in name for name in moved)
     assert not list(tuned.glob("adapter*"))
-    moved = changed(base("pi0_fast"), tuned)
-    assert moved and all("language_model" in name and "_proj" in name for name in moved)
-    policy = served(tuned)
-    assert len(policy.infer_batch([probe(policy.spec)])) == 1
+    assert served(tuned).spec.images == ("front", "side")
 
 
 def test_a_run_that_was_cut_off_is_gone_on_with(
@@ -234,7 +231,8 @@ def test_a_run_that_was_cut_off_is_gone_on_with(
     words = ["policy=smolvla", f"base={base('smolvla')}", f"dataset={dataset}", f"out={out}"]
     monkeypatch.setattr(lerobot_train, "update_policy", cut_off)
     assert main([*words, "steps=5", "save_every=2", "batch_size=2"]) == 130
-    assert not out.exists() and (tmp_path / "tuned.part" / LAST).is_dir()
+    assert not out.exists()
+    assert (tmp_path / "tuned.part" / LAST).is_dir()
     assert main([*words, "steps=5"]) == 2
     seen.extend([1])
     assert main([f"out={out}", "steps=5", "resume=1"]) == 0
@@ -335,5 +333,7 @@ def test_every_kind_is_served_as_it_was_written(
 def test_every_adapter_is_merged(policy: str, tune: Tune, base: Bases):
     tuned = tune(policy, lora=2, learning_rate=1e-3)
     moved = changed(base(KINDS[policy].name), tuned)
-    assert moved and not [name for name in moved if "lora" in name or "vision" in name]
-    assert len(served(tuned).infer_batch([probe(served(tuned).spec)])) == 1
+    assert moved
+    assert not [name for name in moved if "lora" in name or "vision" in name or "visual" in name]
+    adapted = served(tuned)
+    assert len(adapted.infer_batch([probe(adapted.spec)])) == 1
