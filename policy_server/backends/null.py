@@ -44,12 +44,12 @@ class NullPolicy:
     )
 
     def __init__(self, takes: str = "") -> None:
-        """Take no time, or with `40,6` 40 ms a batch and 6 ms more for each request."""
+        """Take no time, or with `40+6` 40 ms a batch and 6 ms more for each request."""
         try:
-            parts = [float(part) / 1e3 for part in takes.split(",")] if takes else [0.0, 0.0]
+            parts = [float(part) / 1e3 for part in takes.split("+")] if takes else [0.0, 0.0]
             self._batch_s, self._request_s = parts
         except ValueError as error:
-            raise ValueError(f"null:{takes}; expected null or null:40,6") from error
+            raise ValueError(f"null:{takes}; expected null or null:40+6") from error
 
     def infer_batch(self, requests: Sequence[PolicyRequest]) -> list[ActionChunk]:
         """Return one chunk a request: the measured pose, again and again."""

@@ -1,5 +1,6 @@
 """A policy at work: which one is loaded, what it is asked before any arm asks, and swapping."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +115,13 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(PolicyUnavailable):
         load_policy(str(tmp_path))
+
+
+def test_the_null_policy_takes_its_time():
+    policy, began = load_policy("null:30+5"), time.perf_counter()
+    request = ask(state={"joint_pos": np.ones(6, np.float32)})
+    assert len(policy.infer_batch([request] * 2)) == 2
+    assert time.perf_counter() - began >= 0.040
 
 
 def test_the_null_policy_stays_where_the_arm_is():
