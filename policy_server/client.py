@@ -177,7 +177,14 @@ class RemotePolicy:
         elif self._rtc and self.spec.rtc and len(rows):
             asked = replace(request, committed=Committed(rows=rows, delay=delay))
         self._link.ask(
-            Inquiry(request=asked, episode=self._episode, step=step, cameras=self._cameras)
+            Inquiry(
+                request=asked,
+                episode=self._episode,
+                step=step,
+                cameras=self._cameras,
+                # The fewer rows are left the more urgent; half a chunk is of use even when late.
+                slack_s=(len(rows) + self._horizon / 2) / self.spec.hz if step else None,
+            )
         )
 
     def _await_first(self) -> None:

@@ -44,6 +44,8 @@ class Inquiry:
     step: int
     cameras: Mapping[str, str]
     """The arm's camera for each of the policy's."""
+    slack_s: float | None = None
+    """Within which an answer is of use; None for no hurry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -270,6 +272,8 @@ class PolicyLink:
             "step0": inquiry.step,
             "observed_at": request.observed_at,
         }
+        if inquiry.slack_s is not None:
+            own["slack_ms"] = 1e3 * inquiry.slack_s
         if request.committed:
             own |= {"prefix": request.committed.rows, "inference_delay": request.committed.delay}
         images = {
