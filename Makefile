@@ -45,6 +45,9 @@ serve-rewarder: setup ## Serve the reward model (REWARDER_PORT=18080)
 serve-pi: setup-serve ## Serve a policy to any number of arms (POLICY=scripted:place or a folder; POLICY_SERVER_PORT=8080)
 	@$(launch) policy_server.server
 
+finetune: setup-serve ## Fine-tune a large policy on recordings of this arm (POLICY=act DATASET=… OUT=… STEPS=… BASE=…)
+	@$(launch) policy_server.finetune POLICY DATASET OUT STEPS BASE
+
 ping-policy: setup ## Show where the time goes between a policy server and an arm (url=ws://host:8080 n=50)
 	@$(launch) policy_server.ping
 
@@ -123,6 +126,15 @@ bench: setup-arm ## Measure us and the alternatives in one run (JSON=bench.json 
 bench-rtc: setup-arm ## Place on emulated arms by a served policy, with and without Real-Time Chunking (steps=8000)
 	@$(launch) ops.bench_rtc JSON
 
+serve-simulation: setup ## Predict how many arms a policy server keeps in rows, and check it (arms=1,4,64 check=1 JSON=…)
+	@$(launch) ops.serve_simulation JSON
+
+bench-serve: setup-arm ## Measure the policy server beside openpi's and LeRobot's (JSON=serve.json ARGS="--only one crowd --minutes 10")
+	@.venv/bin/python -m ops.bench_serve $(if $(JSON),--json "$(JSON)") $(ARGS)
+
+fuzz-wire: setup ## Feed the policy server's decoder hostile frames (N=10000000 SEED=0 JOBS=2)
+	@$(launch) ops.fuzz_wire N SEED JOBS
+
 results-table: setup ## Write the committed results into the README; RUN=runs/… adds a run first
 	@$(launch) ops.results_table RUN
 
@@ -144,7 +156,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder serve-pi ping-policy run-arm emulate move-leader arm doctor calibrate \
+.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder serve-pi finetune ping-policy run-arm emulate move-leader arm doctor calibrate \
 	dashboard takeover home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push \
-	nightly-copy safety chaos calibrate-camera tune-colours bench bench-rtc results-table mac-bootstrap gpu-bootstrap test lint \
+	nightly-copy safety chaos calibrate-camera tune-colours bench bench-rtc bench-serve fuzz-wire serve-simulation results-table mac-bootstrap gpu-bootstrap test lint \
 	check clean

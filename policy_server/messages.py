@@ -63,8 +63,11 @@ def metadata(spec: PolicySpec) -> dict[str, object]:
 def is_reset(message: Mapping[str, object]) -> bool:
     """Return whether a message says that an episode is over, and no more."""
     own = message.get(RT)
-    asks = isinstance(own, Mapping) and bool(cast("Mapping[str, object]", own).get("reset"))
-    return message.get("endpoint") == "reset" or asks
+    asks = cast("Mapping[str, object]", own).get("reset") if isinstance(own, Mapping) else None
+    # An array is neither true nor false, and compares with a text element by element.
+    is_said = isinstance(asks, int) and bool(asks)
+    endpoint = message.get("endpoint")
+    return is_said or (isinstance(endpoint, str) and endpoint == "reset")
 
 
 def question(message: Mapping[str, object], spec: PolicySpec, *, now: float) -> Question:

@@ -147,7 +147,7 @@ class Scheduler:
         """Wait a moment for others that are about to ask; the condition is held."""
         if not self._slots:
             return
-        ends = min(slot.arrived for slot in self._slots.values()) + self._gather_s
+        ends = self._clock() + self._gather_s
         while len(self._slots) < self._max_batch and self._is_another_due():
             left = ends - self._clock()
             if left <= 0 or not self._changed.wait(timeout=left):

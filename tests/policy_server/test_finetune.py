@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from policy_server import finetune_openvla, tiny, tiny_openvla
 from policy_server.backends.openvla import ActionRange, shares_of
 from policy_server.backends.openvla_model import architecture_of
-from policy_server.finetune import KINDS, LAST, main
+from policy_server.finetune import main
+from policy_server.finetune_lerobot import LAST
+from policy_server.finetune_plan import KINDS
 from policy_server.load import load_policy
 from policy_server.policy import Policy, PolicyRequest
 from policy_server.self_test import probe

@@ -131,6 +131,13 @@ def test_a_camera_may_be_missing_where_the_policy_says_so():
     assert list(read({"base": PICTURE, "state": JOINTS}, spec).request.images) == ["base"]
 
 
+@pytest.mark.parametrize(
+    "message", [{"endpoint": PICTURE}, {RT: {"reset": JOINTS}}, {RT: {"reset": np.empty(0)}}]
+)
+def test_an_array_is_no_reset(message):
+    assert not is_reset(decode_map(encode(message)))
+
+
 @pytest.mark.parametrize("message", [{"endpoint": "reset"}, {RT: {"reset": True, "seq": 1}}])
 def test_a_reset_is_known(message):
     assert is_reset(message)

@@ -1,0 +1,1 @@
+"""What `make bench-serve` measures of policy servers."""
