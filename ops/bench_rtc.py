@@ -29,7 +29,10 @@ from robot.revision import git_revision
 from robot.words import UsageError, parse_words
 
 ROOT = Path(__file__).resolve().parent.parent
-KNOWN = {"arm": "emulated", "steps": "8000", "delays": "0,100,200", "json": "", "seed": "0"}
+KNOWN = {
+    **{"arm": "emulated", "arms": "arm01,arm02,arm03,arm04", "steps": "8000", "seed": "0"},
+    **{"delays": "0,100,200", "rtc": "1,0", "json": ""},
+}
 READY_S = 60.0
 HZ = 20.0
 THRESHOLD = "policy.threshold=0.9"
@@ -122,8 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="rtc-") as scratch, expert() as url:
         for delay_ms in delays:
-            for rtc in (True, False):
+            for rtc in (part == "1" for part in words["rtc"].split(",")):
                 settings = [f"arm={words['arm']}", f"steps={steps}", f"seed={words['seed']}"]
+                settings.append(f"arms=[{words['arms']}]")
                 settings += [f"policy.rtc={rtc}", f"policy.delay_s={delay_ms / 1e3}", THRESHOLD]
                 infos = practise(url, settings, Path(scratch) / f"{delay_ms}-{rtc}")
                 rows.append(row_of(infos, rtc=rtc, delay_ms=delay_ms))
