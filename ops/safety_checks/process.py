@@ -292,7 +292,7 @@ def first_commands(effort: Effort) -> list[Row]:
         full=3_000,
         broken=len(wrong),
         how=f"Random start poses; then RUN after: {', '.join(CHANGES)}. A goal that was taken "
-        f"within half a second stays while the arm is within {SAG_DEG:g} degrees: nothing is sent anew.",
+        f"within half a second stays while the arm is within {SAG_DEG:g} degrees of it.",
         noise=ON_CLOCK,
         examples=tuple(wrong[:MOST_EXAMPLES]),
     )
