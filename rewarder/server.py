@@ -106,8 +106,9 @@ def main() -> int:
         sys.stderr.write(" ".join(str(error).split()) + "\n")
         return error.code
     except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+        pass
+    # Nothing but a signal ends it, also where the server itself has taken that in.
+    return INTERRUPTED
 
 
 if __name__ == "__main__":
