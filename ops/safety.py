@@ -65,8 +65,10 @@ def check_of(module: str, name: str) -> Check:
     return getattr(import_module(f"ops.safety_checks.{module}"), name)
 
 
-def measure(effort: Effort, only: frozenset[str]) -> list[Row]:
-    """Run the checks of the promises in `only`, all if it is empty; say each row when known."""
+def measure(
+    effort: Effort, only: frozenset[str], keep: Callable[[Sequence[Row]], object]
+) -> list[Row]:
+    """Run the checks of the promises in `only`, or all; say and keep each row once it is known."""
     rows: list[Row] = []
     circumstances = {
         "seed": effort.seed,
@@ -83,9 +85,11 @@ def measure(effort: Effort, only: frozenset[str]) -> list[Row]:
         rows_of = check_of(module, name)
         found = [row for row in rows_of(effort) if not only or row.id in only]
         took = round(time.monotonic() - began, 1)
+        found = [replace(row, circumstances={**circumstances, "seconds": took}) for row in found]
         for row in found:
             say(f"{row.verdict:12} {row.id:4} {row.missing or row.measured}  [{took:g} s]")
-            rows.append(replace(row, circumstances={**circumstances, "seconds": took}))
+        keep(found)
+        rows += found
     return rows
 
 
@@ -120,13 +124,14 @@ def main(words: Sequence[str], root: Path = ROOT) -> int:
         say(f"{PAGE}: written from {RESULTS}")
         return 0
     quiet()
+    results = Path(given["json"]) if given["json"] else None
     with tempfile.TemporaryDirectory(prefix="safety-") as folder:
         effort = Effort(folder=Path(folder), **effort_of)  # pyright: ignore[reportArgumentType]
-        rows = measure(effort, frozenset(filter(None, given["only"].upper().split(","))))
+        only = frozenset(filter(None, given["only"].upper().split(",")))
+        rows = measure(effort, only, lambda found: write_rows(results, found) if results else None)
     say(terminal_table(rows))
-    if given["json"]:
-        write_rows(Path(given["json"]), rows)
-        say(f"{given['json']}: written")
+    if results:
+        say(f"{results}: written")
     return int(any(row.verdict == "FAIL" for row in rows))
 
 
