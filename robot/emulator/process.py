@@ -54,12 +54,16 @@ JUDGES: Final = ("on", "joints", "off")
 FAILED, USAGE = 1, 2
 _PRIORITY: Final = -10
 FORGIVEN_S: Final = 0.25
-"""A process that was stopped for longer does not make up for it: the twin's time stood still."""
+"""A process that was stopped for longer makes up for this much of it; before, the twin stood still.
+
+It has to make up for some: goals go on, and joints that stood still through every pause would be
+shown to pull at them with all they have.
+"""
 _STATE_STEPS: Final = 2
 
 
 class Emulator:
-    """One process's loop: answer bytes at once, step the physics when due, serve requests."""
+    """One process's loop: step the physics up to now, answer bytes at once, serve requests."""
 
     def __init__(
         self,
@@ -104,26 +108,30 @@ class Emulator:
         due = self._due()
         if self._late:
             due = min(due, self._late[0][0])
-        for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+        ready = self._selector.select(max(0.0, due - time.monotonic()))
+        # What has come is answered by the arm of this moment, not by that of a while ago.
+        self._catch_up(time.monotonic())
+        for key, _ in ready:
             key.data()
         now = time.monotonic()
         while self._late and self._late[0][0] <= now:
             self.port.write(heapq.heappop(self._late)[2])
-        if now >= self._due():
-            self._step(now)
 
     def _due(self) -> float:
         return self._started + self._slipped_s + (self._steps + 1) * TIMESTEP_S
 
-    def _step(self, now: float) -> None:
-        """Run one step: what is behind catches up step by step, between requests."""
+    def _catch_up(self, now: float) -> None:
+        """Run the physics up to `now`; of a longer pause, its last `FORGIVEN_S`."""
         late = now - self._due()
+        if late < 0.0:
+            return
         self._behind_s = max(self._behind_s, late)
-        if late > FORGIVEN_S:
-            self._slipped_s += late
-        self.arm.step()
-        self._steps += 1
-        if self._steps % _STATE_STEPS == 0:
+        self._slipped_s += max(0.0, late - FORGIVEN_S)
+        before = self._steps
+        while self._due() <= now:
+            self.arm.step()
+            self._steps += 1
+        if self._steps // _STATE_STEPS > before // _STATE_STEPS:
             self._write_state(now)
             self._housekeeping(now)
 
