@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from rewarder.reward import Clip
-from rewarder.server import announce, listen, server_of
+from rewarder.server import SERVICE
 from rewarder.service import create_app
 from robot.camera import encode_jpeg
+from robot.http_server import server_of
 from robot.kinematics import inverse
 from robot.scene import CUBE_EDGE
+from robot.service_main import announce
 from robot.vision import CameraModel, load_cameras
 
 CAMERAS = Path(__file__).parents[2] / "conf" / "cameras" / "twin.yaml"
@@ -90,7 +92,7 @@ def clip(film) -> Clip:
 @contextmanager
 def _running(app, port_file):
     server = server_of(app)
-    with listen("127.0.0.1", 0, token=None, allow_remote=False) as listening:
+    with SERVICE.listen("127.0.0.1", 0, token=None, allow_remote=False) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

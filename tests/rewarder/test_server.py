@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from rewarder.heuristic import HeuristicReward
 from rewarder.messages import MAX_BYTES, clip_message
 from rewarder.reward import NoScore, Score
-from rewarder.server import ServiceError, announce, listen, main
+from rewarder.server import SERVICE, main
+from robot.http_server import ServiceError
+from robot.service_main import announce
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef" * 4
@@ -297,12 +299,12 @@ def test_pages_of_other_sites_are_kept_out(client, headers):
 @pytest.mark.parametrize(("token", "allow_remote"), [(None, True), (TOKEN, False), ("", True)])
 def test_other_machines_may_ask_only_with_a_token_and_when_allowed(token, allow_remote):
     with pytest.raises(ServiceError, match="REWARDER_TOKEN") as error:
-        listen("0.0.0.0", 0, token=token, allow_remote=allow_remote)
+        SERVICE.listen("0.0.0.0", 0, token=token, allow_remote=allow_remote)
     assert error.value.code == 2
 
 
 def test_the_port_file_says_where_the_service_listens(tmp_path):
-    with listen("127.0.0.1", 0, token=None, allow_remote=False) as listening:
+    with SERVICE.listen("127.0.0.1", 0, token=None, allow_remote=False) as listening:
         announce(tmp_path / "port", listening)
         port = listening.getsockname()[1]
     assert (tmp_path / "port").read_text() == f"127.0.0.1:{port}"
