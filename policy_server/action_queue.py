@@ -39,7 +39,7 @@ class ActionQueue:
         action_dim: int,
         blend: int = 0,
         most: int | None = None,
-        max_step: float = math.inf,
+        max_step: float | None = None,
         ensemble: float | None = None,
     ) -> None:
         """Blend a new chunk into the old one over `blend` rows; keep `most` rows of each.
@@ -48,7 +48,7 @@ class ActionQueue:
         is the mean of all chunks that have one, older ones weighing more by this decay (ACT).
         """
         self._blend, self._most = blend, most
-        self._max_step = np.full(action_dim, max_step)
+        self._max_step = np.full(action_dim, math.inf if max_step is None else max_step)
         self._decay, self._chunks = ensemble, list[tuple[int, Rows]]()
         self._empty = np.empty((0, action_dim), np.float32)
         self._rows, self._first = self._empty, 0

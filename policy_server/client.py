@@ -1,12 +1,10 @@
-"""A policy elsewhere as a `Policy` here: chunks are asked for ahead, and an arm never waits."""
+"""A policy elsewhere as a `Policy` here: chunks are asked for ahead, so that no arm waits."""
 
-import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from policy_server.action_queue import ActionQueue, DelayEstimate, Seam, is_refill_due
+from policy_server.action_queue import ActionQueue, DelayEstimate, Row, Seam, is_refill_due
 from policy_server.handshake import agree
 from policy_server.link import Arrived, Inquiry, PolicyLink
 from policy_server.policy import (
@@ -18,50 +16,16 @@ from policy_server.policy import (
     no_chunk,
 )
 from policy_server.rtc import roll_forward
+from policy_server.streaming import Streaming
 
 FIRST_S = 10.0
 """An arm that rests waits so long for the first chunk of an episode."""
+LONE_ROW_TICKS = 0.5
+"""It waits so much of a tick for a chunk of one row, which is of no use to any later step."""
 AWAY_S = 3.0
 """An arm without rows for so long ends its episode."""
 BLEND_STEPS = 4
 """Rows over which a chunk is blended into the one before, where a policy cannot continue it."""
-
-
-@dataclass(slots=True)
-class Streaming:
-    """What became of an episode's chunks; kept with the episode."""
-
-    steps: int = 0
-    chunks: int = 0
-    stale: int = 0
-    """Rows that came after their step."""
-    starved: int = 0
-    """Steps without a row: the arm held."""
-    underflows: int = 0
-    """Times that the rows ran out."""
-    refused: int = 0
-    lost: int = 0
-    delays: list[int] = field(default_factory=list[int])
-    jumps: list[float] = field(default_factory=list[float])
-    naive_jumps: list[float] = field(default_factory=list[float])
-    queue: list[int] = field(default_factory=list[int])
-    """Rows ahead of the arm at each step; 0 where it held."""
-
-    def figures(self) -> dict[str, object]:
-        """Return them in short."""
-        return {
-            "steps": self.steps,
-            "chunks": self.chunks,
-            "stale_rows": self.stale,
-            "starved_steps": self.starved,
-            "underflows": self.underflows,
-            "refused": self.refused,
-            "lost": self.lost,
-            "delay_steps_max": max(self.delays, default=0),
-            "seam_jump_mean": round(statistics.fmean(self.jumps or [0.0]), 4),
-            "naive_jump_mean": round(statistics.fmean(self.naive_jumps or [0.0]), 4),
-            "queue": self.queue,
-        }
 
 
 class RemotePolicy:
@@ -90,29 +54,21 @@ class RemotePolicy:
     ) -> None:
         """Connect for an arm whose environment offers `arm`; raise `PolicyUnavailable`.
 
-        Raise `SpecMismatch` where policy and arm do not fit. `rtc` has new chunks continue the
-        rows at hand; `threshold` is the share of a chunk below which a new one is asked for, of
-        which `actions_per_chunk` rows are kept. `ensemble` and `max_step` are the queue's;
-        `rolls_forward` shows the policy the joints where the rows at hand will have led (VLASH),
-        which is unproven for policies that were not trained so. `delay_s` is added to every answer.
+        Raise `SpecMismatch` where policy and arm do not fit. conf/policy/remote.yaml says what the
+        settings do; `jpeg` is the link's.
         """
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"threshold={threshold}; expected above 0, at most 1")
         self._link = PolicyLink(url, token=token, timeout_s=timeout_s, jpeg=jpeg, delay_s=delay_s)
-        try:
-            self._cameras = agree(self._link.spec, arm, rename=rename)
-        except ValueError:
-            self._link.close()
-            raise
+        self._cameras = _agreed(self._link, arm, rename)
         self.spec = replace(self._link.spec, images=tuple(self._cameras.values()))
         self._rtc, self._threshold = rtc, threshold
         self._horizon = min(actions_per_chunk or self.spec.horizon, self.spec.horizon)
-        blend = min(BLEND_STEPS, self._horizon // 2) if rtc else 0
         self._queue = ActionQueue(
             action_dim=self.spec.action_dim,
-            blend=blend,
+            blend=min(BLEND_STEPS, self._horizon // 2) if rtc else 0,
             most=actions_per_chunk,
-            max_step=math.inf if max_step is None else max_step,
+            max_step=max_step,
             ensemble=ensemble,
         )
         self._rolls = rolls_forward and self.spec.action_space == "joint_pos"
@@ -138,9 +94,8 @@ class RemotePolicy:
         if self._is_due(step):
             self._ask(request, step)
         row = self._queue.take(step)
-        if row is None and not step:
-            self._await_first()
-            row = self._queue.take(step)
+        if row is None:
+            row = self._awaited(step)
         self.streaming.queue.append(self._queue.remaining(step))
         if row is None:
             return [self._starved(request)]
@@ -187,14 +142,14 @@ class RemotePolicy:
             )
         )
 
-    def _await_first(self) -> None:
-        """Wait for the first chunk of an episode, or until it cannot be had."""
-        deadline, said = time.monotonic() + FIRST_S, self.streaming
-        while not (said.chunks or said.refused or said.lost):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
-            self._take_in(0, wait_s=left)
+    def _awaited(self, step: int) -> Row | None:
+        """Return a row that is worth waiting for, unless the server says first that none comes."""
+        lone_s = LONE_ROW_TICKS / self.spec.hz if self._horizon == 1 else 0.0
+        deadline = time.monotonic() + (lone_s if step else FIRST_S)
+        heard = self.streaming.heard
+        while self.streaming.heard == heard and (left := deadline - time.monotonic()) > 0:
+            self._take_in(step, wait_s=left)
+        return self._queue.take(step)
 
     def _take_in(self, step: int, *, wait_s: float = 0.0) -> None:
         """Put what has come where it belongs; what is of an earlier episode belongs nowhere."""
@@ -221,7 +176,8 @@ class RemotePolicy:
 
     def _note(self, one: Arrived, seam: Seam, step: int) -> None:
         said = self.streaming
-        late = step - one.inquiry.step
+        # What a policy was shown ahead of time may be here before its step is.
+        late = max(0, step - one.inquiry.step)
         if said.chunks:
             # The first chunk of an episode is waited for.
             self._delay.add(late)
@@ -240,3 +196,12 @@ class RemotePolicy:
         if without_s > AWAY_S:
             raise PolicyAway(f"{self._link.url} has sent no rows for {without_s:.1f} s")
         return no_chunk(request, self.spec, "no rows have come")
+
+
+def _agreed(link: PolicyLink, arm: PolicySpec, rename: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the arm's camera for each of the policy's; where they do not fit hang up and raise."""
+    try:
+        return agree(link.spec, arm, rename=rename)
+    except ValueError:
+        link.close()
+        raise

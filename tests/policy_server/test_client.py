@@ -1,5 +1,6 @@
 """A policy elsewhere, over real sockets: rows by step, holding, and coming back."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -132,6 +133,34 @@ def test_committed_rows_go_along_where_the_policy_continues_them():
     assert committed[0].rows.shape[1] == 2
 
 
+def test_a_policy_of_single_rows_is_waited_for_at_every_step():
+    single = Ramp(replace(SPEC, horizon=1))
+    with served(single) as address:
+        policy = remote(address)
+        assert [row(policy, step, here=(step, step)) for step in range(20)] == [
+            [step + 1, step + 1] for step in range(20)
+        ]
+        policy.close()
+    assert policy.streaming.starved == 0
+
+
+def test_a_single_row_that_is_late_is_not_waited_for_beyond_half_a_tick():
+    single = Ramp(replace(SPEC, horizon=1))
+    with served(single) as address:
+        policy = remote(address)
+        assert row(policy, 0) == [1, 1]
+        single.gate.clear()
+        began = time.monotonic()
+        assert row(policy, 1) is None
+        assert time.monotonic() - began < 1 / SPEC.hz
+        single.gate.set()
+        while policy._link.is_busy:
+            pass
+        # The late one was of step 1.
+        assert row(policy, 2, here=(7.0, 7.0)) == [8, 8]
+        policy.close()
+
+
 def test_a_policy_may_be_shown_where_the_arm_will_be():
     joints = replace(SPEC, state={"joint_pos": 2})
     ramp = Ramp(joints)
@@ -150,6 +179,23 @@ def test_a_policy_may_be_shown_where_the_arm_will_be():
         while not ramp.asked[-1].state["joint_pos"].any():
             policy.infer_batch(asked[1:])
         policy.close()
+
+
+def test_rows_that_come_before_their_step_are_not_late():
+    joints = replace(SPEC, state={"joint_pos": 2})
+    ramp = Ramp(joints)
+    with served(ramp) as address:
+        policy = RemotePolicy(
+            f"ws://{address}", replace(joints, images=()), threshold=1.0, rolls_forward=True
+        )
+        for step in range(8):
+            still = {"joint_pos": np.zeros(2, np.float32)}
+            policy.infer_batch([ask(state=still, observed_at=step / 20)])
+            while policy._link.is_busy:
+                pass
+        policy.close()
+    assert policy.streaming.delays
+    assert min(policy.streaming.delays) >= 0
 
 
 @pytest.mark.parametrize(

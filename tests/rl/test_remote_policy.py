@@ -8,11 +8,15 @@ from omegaconf import OmegaConf
 from envs.twin_env import make_twin_env
 from policy_server.backends.foresight import ForesightPolicy
 from policy_server.client import RemotePolicy
+from policy_server.host import Host
+from policy_server.load import load_policy
+from policy_server.service import health_of
 from rewarder.goal import task_goal
 from rl.actor import Worker
 from rl.remote_policy import fit_to_policy, policy_maker
 from rl.rollout import decide
 from rl.run_record import BadRun
+from rl.sac import SacLearner
 from robot.journal import Journal, read_episode
 from tests.policy_server.served import served
 
@@ -71,3 +75,34 @@ def test_without_rows_the_arm_stays_where_it_is(tmp_path):
     policy.close()
     assert abs(info["sensed"].observation.joint_target - target).max() < 5.0
     env.close()
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """Return the folder of a run that has a policy."""
+    run, env = tmp_path_factory.mktemp("run"), make_twin_env(task_goal("reach"))
+    (run / "policy").mkdir()
+    SacLearner(env.policy_spec, hidden=[8]).snapshot(run / "policy")
+    env.close()
+    return run
+
+
+def test_an_arm_has_a_row_for_every_step_from_what_was_learnt_here(learnt):
+    env = make_twin_env(task_goal("reach"))
+    with served(load_policy(str(learnt))) as address:
+        policy = RemotePolicy(f"ws://{address}", env.offers)
+        state, info = env.reset(seed=3)
+        for _ in range(20):
+            state, _, _, _, info = env.step(decide(policy, env, state, info))
+        policy.close()
+    env.close()
+    assert (policy.streaming.steps, policy.streaming.starved) == (20, 0)
+
+
+def test_what_was_learnt_answers_where_large_weights_cannot_be_had_and_health_says_why(learnt):
+    host = Host(["pi0_fast", str(learnt)])
+    host.open()
+    said = health_of(host)
+    host.close()
+    assert said["policy"] == str(learnt)
+    assert "hf download" in said["refused"]["pi0_fast"]
