@@ -25,7 +25,7 @@ from safetensors import safe_open
 from policy_server import finetune_openvla
 from policy_server.finetune_lerobot import LAST, train, training_of
 from policy_server.finetune_plan import OPENVLA, Plan, device_here, local, plan_of, said_by, whole
-from policy_server.load import PUBLISHED
+from policy_server.load import BASES
 from policy_server.policy import PolicyUnavailable
 from robot.words import UsageError, parse_words
 
@@ -105,7 +105,7 @@ def _publish(folder: Path, out: Path) -> Path:
 
 
 def _train_openvla(plan: Plan, part: Path) -> Path:
-    base = local(plan.base or PUBLISHED[OPENVLA])
+    base = local(plan.base or BASES[OPENVLA])
     if said_by(base / "config.json").get("model_type") != OPENVLA:
         raise UsageError(f"base={base} is no OpenVLA")
     seen = {new: old for old, new in zip(plan.recorded, plan.cameras, strict=True)}

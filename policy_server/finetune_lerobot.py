@@ -38,7 +38,7 @@ from policy_server.backends.lerobot_checkpoint import (
     refuse_other_weights,
 )
 from policy_server.finetune_plan import KINDS, Kind, Plan, device_here, local, said_by, short_name
-from policy_server.load import PUBLISHED
+from policy_server.load import BASES
 from robot.arm import JOINTS
 from robot.words import UsageError
 
@@ -74,7 +74,7 @@ def training_of(plan: Plan, part: Path) -> TrainPipelineConfig:
 def _config(plan: Plan) -> Any:  # noqa: ANN401 - fields of many classes
     """Return LeRobot's configuration of a policy that fits the recordings."""
     kind = KINDS[plan.policy]
-    base = local(plan.base or PUBLISHED[plan.policy]) if plan.base or not kind.fresh else None
+    base = local(plan.base or BASES[plan.policy]) if plan.base or not kind.fresh else None
     config = _begun(kind, base)
     names = _looks(kind, config, plan) if config.pretrained_path else list(plan.cameras)
     if not config.pretrained_path and (plan.rename or plan.lora):

@@ -20,10 +20,11 @@ PUBLISHED: Mapping[str, str] = {
     "pi0": "lerobot/pi0_base",
     "pi05": "lerobot/pi05_base",
     "smolvla": "lerobot/smolvla_base",
-    "wall_oss": "x-square-robot/wall-oss-flow",
     "openvla": "openvla/openvla-7b",
 }
 """Where a policy's published weights are, by its name."""
+BASES: Mapping[str, str] = {**PUBLISHED, "wall_oss": "x-square-robot/wall-oss-flow"}
+"""The same of what fine-tuning begins with, some of which no policy can be made of as it is."""
 
 
 type Load = Callable[[str, "Device"], Policy]
@@ -72,6 +73,11 @@ def load_policy(name: str, device: Device | None = None) -> Policy:
     if name in PUBLISHED:
         kind = "openvla" if name == "openvla" else "lerobot"
         return _loaded(_LOADERS[kind], str(downloaded(name)), device)
+    if name in BASES:
+        raise PolicyUnavailable(
+            f"{BASES[name]} says neither joints nor cameras nor their scales: fine-tune it with "
+            f"make finetune POLICY={name} DATASET=…, and give the folder that this writes"
+        )
     known = ", ".join([*_LOADERS, *PUBLISHED])
     raise PolicyUnavailable(f"there is no such folder or policy; known: {known}")
 
