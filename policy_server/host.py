@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import prometheus_client as prometheus
 import structlog
@@ -12,7 +12,7 @@ import structlog
 from policy_server.load import Refused, load_policy
 from policy_server.policy import Policy, PolicyRequest, PolicySpec, PolicyUnavailable
 from policy_server.scheduler import GATHER_S, MAX_BATCH, Answer, NotAnswered, Scheduler
-from policy_server.self_test import unread, warm_up
+from policy_server.self_test import try_out
 
 log = structlog.get_logger(__name__)
 
@@ -93,12 +93,16 @@ class Host:
             log.info("loading", policy=name)
             try:
                 policy = self._load(name)
-                self._serving = self._tried(name, policy)
+                warnings = try_out(policy)
             except PolicyUnavailable as error:
                 self.refused.append(Refused(name=name, why=str(error)))
                 log.warning("policy cannot be had", policy=name, why=str(error))
             else:
-                log.info("serving", policy=name, warnings=self._serving.warnings)
+                scheduler = Scheduler(policy, max_batch=self._max_batch, gather_s=self._gather_s)
+                self._serving = Serving(
+                    name=name, spec=policy.spec, scheduler=scheduler, warnings=warnings
+                )
+                log.info("serving", policy=name, warnings=warnings)
                 return
         raise PolicyUnavailable("; ".join(f"{r.name}: {r.why}" for r in self.refused))
 
@@ -118,12 +122,9 @@ class Host:
             serving, policy = self.serving, self._load(name)
             if not same_contract(policy.spec, serving.spec):
                 raise PolicyUnavailable(f"{name} reads or writes something else than the one here")
-            warm_up(policy)
-            warnings = unread(policy)
+            warnings = try_out(policy)
             serving.scheduler.swap(policy)
-            self._serving = Serving(
-                name=name, spec=policy.spec, scheduler=serving.scheduler, warnings=warnings
-            )
+            self._serving = replace(serving, name=name, spec=policy.spec, warnings=warnings)
         log.info("policy swapped", policy=name, warnings=warnings)
 
     def close(self) -> None:
@@ -131,12 +132,6 @@ class Host:
         self._draining = True
         if self._serving:
             self._serving.scheduler.close()
-
-    def _tried(self, name: str, policy: Policy) -> Serving:
-        warm_up(policy)
-        warnings = unread(policy)
-        scheduler = Scheduler(policy, max_batch=self._max_batch, gather_s=self._gather_s)
-        return Serving(name=name, spec=policy.spec, scheduler=scheduler, warnings=warnings)
 
     def _count(self, done: Future[Answer]) -> None:
         if done.cancelled():

@@ -15,6 +15,12 @@ WARM_UPS = 2
 BATCHES = (1, 2, 4)
 
 
+def try_out(policy: Policy) -> tuple[str, ...]:
+    """Warm a policy up and return what it does not heed; raise `PolicyUnavailable` if it fails."""
+    warm_up(policy)
+    return unread(policy)
+
+
 def warm_up(policy: Policy) -> None:
     """Have a policy answer batches of each size; raise `PolicyUnavailable` where it cannot."""
     for size in BATCHES:
