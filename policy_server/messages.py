@@ -31,7 +31,6 @@ MAX_SCANS = 32
 """Of a JPEG: a progressive one has about ten, and each costs a pass over all pixels."""
 START_OF_SCAN = b"\xff\xda"
 MAX_CAMERAS = 8
-MAX_SLACK_S = 60.0
 _SENTENCES = ("prompt", "task", "instruction", "goal")
 
 
