@@ -125,8 +125,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
 
         `action_scale` is the share of every action that is carried out. With `retreat_first` the
         arm leaves the table before a reset, where that does not put the arm itself elsewhere. `hz`
-        is how many steps a second there are.
-        `about()` says what an episode keeps of the arm.
+        is how many steps a second there are. `about()` says what an episode keeps of the arm.
         """
         self.arm, self.scene, self.goal, self.cameras = arm, scene, goal, cameras
         self.about = about
@@ -137,11 +136,9 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         self._ticks = max(1, round(self.step_s / CONTROL_PERIOD_S))
         self._period_s = self.step_s / self._ticks
         self._images = tuple(images)
-        pictures = {name: _picture_space(cameras[name]) for name in self._images}
+        seen = {name: cameras[name] for name in self._images}
         # Gymnasium types a Dict space by its spaces, not by what they hold.
-        self.observation_space = spaces.Dict(  # pyright: ignore[reportAttributeAccessIssue]
-            {**state_space(*actions.bounds), **pictures}
-        )
+        self.observation_space = _observation_space(actions, seen)  # pyright: ignore[reportAttributeAccessIssue]
         self._tracker, self._actions = Tracker(cameras, goal.layout), actions
         self._action_scale, self._retreat_first = action_scale, retreat_first
         self._last_action = np.zeros(actions.dim, np.float32)
@@ -295,5 +292,10 @@ def _same(a: Joints, b: Joints) -> bool:
     return np.allclose(a, b, rtol=0.0, atol=1e-6)
 
 
-def _picture_space(camera: CameraModel) -> spaces.Box:
-    return spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
+def _observation_space(actions: ActionSpace, cameras: Mapping[str, CameraModel]) -> spaces.Dict:
+    """Return the space of the state, and of the frames of these cameras."""
+    pictures = {
+        name: spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
+        for name, camera in cameras.items()
+    }
+    return spaces.Dict({**state_space(*actions.bounds), **pictures})

@@ -76,10 +76,13 @@ class _Notes:
 class _Eyes:
     """The arm's own opinion of how far it has come, from what its cameras show."""
 
-    def __init__(self, env: ArmEnv) -> None:
+    def __init__(self, env: ArmEnv, start: Info) -> None:
+        """Begin with what a reset showed."""
         self._judge = Judge(env.goal, env.cameras)
         self._enough = round(SEEMS_DONE_S / env.step_s)
         self._in_a_row = 0
+        for sensed in (start["look"], start["sensed"]):
+            self.see(sensed)
 
     def see(self, sensed: Sensed) -> bool:
         """Return whether the goal has seemed reached for long enough."""
@@ -114,11 +117,7 @@ class TruthWatch:
 
 
 def run_episode(
-    env: ArmEnv,
-    policy: Policy,
-    plan: Plan,
-    *,
-    stop: Callable[[], bool] = lambda: False,
+    env: ArmEnv, policy: Policy, plan: Plan, *, stop: Callable[[], bool] = lambda: False
 ) -> Episode:
     """Run one episode and return it, ready to be sealed.
 
@@ -126,17 +125,15 @@ def run_episode(
     robot time is dear, and whether it was true the reward model says later. `stop()` ends it
     between two steps as the operator's wish. A stop of the arm or a lost link ends it before the
     step that was cut short, a policy that is away too long ends it as a lost link, and a retreat
-    that does not arrive ends it as a fault; all with a
-    last look from where the arm is, if it can be had. Raise `ArmStopped` where no step was made.
+    that does not arrive ends it as a fault; all with a last look from where the arm is, if it can
+    be had. Raise `ArmStopped` where no step was made.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     begin_episode(policy)
     state, info = env.reset(seed=plan.seed)
     notes, watch = _Notes(info["look"].observation, plan.source), _watch(env)
     notes.see(state, info)
-    eyes = _Eyes(env)
-    for sensed in (info["look"], info["sensed"]):
-        eyes.see(sensed)
+    eyes = _Eyes(env, info)
     end: End | None = None
     while end is None:
         try:
@@ -145,8 +142,7 @@ def run_episode(
             end = _cut_short(env, notes, ArmStopped(str(away), end="lost_link"))
             break
         state, _, _, late, info = env.step(action)
-        stopped = info["sensed"].stopped
-        if stopped:
+        if stopped := info["sensed"].stopped:
             end = _cut_short(env, notes, stopped)
             break
         notes.act(action, info["sensed"])

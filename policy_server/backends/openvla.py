@@ -251,11 +251,7 @@ class OpenVlaPolicy:
         action_range = ActionRange.of(_statistics(folder, config), unnorm_key)
         if not (action_range.fits_so101 or allow_other_robot):
             raise CheckpointError(_misfit(action_range))
-        eyes = Eyes.of(
-            _json(folder / "preprocessor_config.json"),
-            size=plan.picture_size,
-            center_crop=center_crop,
-        )
+        eyes = _eyes(folder, plan, center_crop=center_crop)
         prompter = Prompter(_tokenizer(folder), first=_first(plan), vocabulary=plan.vocabulary)
         spec = PolicySpec(
             **action_range.meaning,
@@ -343,6 +339,11 @@ def _misfit(action_range: ActionRange) -> str:
         f"{action_range.key!r} was recorded with {len(action_range.low)} numbers an action, an"
         f" SO-101 has {len(JOINTS)}: fine-tune OpenVLA on joint targets of an SO-101"
     )
+
+
+def _eyes(folder: Path, plan: Architecture, *, center_crop: bool) -> Eyes:
+    facts = _json(folder / "preprocessor_config.json")
+    return Eyes.of(facts, size=plan.picture_size, center_crop=center_crop)
 
 
 def _first(plan: Architecture) -> int:
