@@ -8,20 +8,10 @@ import numpy as np
 import pytest
 
 from ops import serve_simulation
-from ops.serve_simulation import (
-    Arm,
-    Events,
-    Figures,
-    Replica,
-    Request,
-    Serving,
-    compared,
-    needs,
-    replicas_needed,
-    serves_well,
-    serving_of,
-    simulate,
-)
+from ops.serve_model.questions import ROUTES, compared, needs, replicas_needed, serves_well
+from ops.serve_model.serving import Figures, Serving
+from ops.serve_model.simulated import Arm, Events, Replica, Request, simulate
+from ops.serve_simulation import serving_of
 from policy_server.action_queue import ActionQueue
 
 SERVICE_S = tuple(0.040 + 0.006 * size for size in (1, 2, 3, 4))
@@ -105,7 +95,7 @@ def test_least_slack_first_feeds_arms_in_a_hurry_that_share_with_others() -> Non
     assert by_slack.starved_share < by_arrival.starved_share
 
 
-@pytest.mark.parametrize("route", serve_simulation.ROUTES)
+@pytest.mark.parametrize("route", ROUTES)
 def test_the_fewest_replicas_serve_well_and_one_less_does_not(route: str) -> None:
     crowd = replace(NOISY, arms=60, route=route, horizons=(16,))
     found = replicas_needed(crowd)
@@ -116,7 +106,7 @@ def test_the_fewest_replicas_serve_well_and_one_less_does_not(route: str) -> Non
 
 def test_a_crowd_that_cannot_be_served_has_no_number_of_replicas() -> None:
     rows = needs(replace(QUIET, horizons=(8,), network_s=0.3), crowds=[2])
-    assert [row["replicas"] for row in rows] == [None] * len(serve_simulation.ROUTES)
+    assert [row["replicas"] for row in rows] == [None] * len(ROUTES)
 
 
 def test_an_arm_counts_the_rows_that_its_queue_would_hold() -> None:
