@@ -23,6 +23,9 @@ PROPOSE_EVERY = 2
 RULES = Rules.load(SAFETY)
 GUARD = Guard(SafetyLimits.load(SAFETY))
 PARK = ArmConfig.load("arm01").park_pose
+GOAL = frozen([20.0, -55.0, 45.0, 70.0, 90.0, 60.0])
+ON_CLOCK = "on a clock set by hand, so exact: what a real process adds is in the rows below"
+"""How sure such a check is."""
 BLEND_S = 1.5
 """In which speed rises after a change of mode: the promise, not the process's own constant."""
 
@@ -128,6 +131,13 @@ class Bench:
         """Enter RUN, and pass the blend if `warm`."""
         self.ask(Mode.RUN)
         return self.tick(round(BLEND_S / PERIOD_S) + 10 if warm else 1)
+
+    def outlast(self, mode: Mode, *, limit_s: float = 10.0) -> float:
+        """Let cycles run as long as a mode lasts; return its seconds."""
+        began = self.clock.time
+        while self.mode is mode and self.clock.time - began < limit_s:
+            self.tick()
+        return self.clock.time - began
 
     def take_over(self) -> Self:
         """Have the person take over, and pass the blend."""

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 
 from ops import safety
-from ops.safety_checks import crowd, durability, guard, hostile, process, services, soak, visitors
+from ops.safety_checks import (
+    crowd,
+    durability,
+    guard,
+    handovers,
+    hostile,
+    services,
+    silence,
+    soak,
+    stops,
+    visitors,
+)
 from ops.safety_checks.effort import Effort
 from ops.safety_checks.judge import Judge, Rules
 from ops.safety_checks.page import page
@@ -198,12 +209,12 @@ def test_a_guard_that_takes_anything_fails_on_nonsense(effort, monkeypatch):
 def test_the_process_keeps_its_promises_in_a_few_trials(tmp_path):
     few = Effort(folder=tmp_path, most=6)
     checks = (
-        process.silence,
-        process.stops,
-        process.takeovers,
-        process.first_commands,
-        process.troubles,
-        process.losses,
+        silence.silence,
+        stops.stops,
+        handovers.takeovers,
+        handovers.first_commands,
+        stops.troubles,
+        stops.losses,
     )
     found = [found for check in checks for found in check(few)]
     assert [(r.id, r.examples) for r in found if r.verdict != "pass so far"] == []
@@ -211,23 +222,23 @@ def test_the_process_keeps_its_promises_in_a_few_trials(tmp_path):
 
 def test_a_process_that_hears_heartbeats_for_ever_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Heartbeats, "silence", lambda self, **_: 0.0)
-    found = process._hold(Effort(folder=tmp_path, most=2))
+    found = silence._hold(Effort(folder=tmp_path, most=2))
     assert found.verdict == "FAIL"
 
 
 def test_a_stop_that_is_not_latched_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr(ArmProcess, "_require", lambda self, mode, **_: None)
-    assert verdicts(process.stops(Effort(folder=tmp_path, most=10))) == {"S7": "FAIL"}
+    assert verdicts(stops.stops(Effort(folder=tmp_path, most=10))) == {"S7": "FAIL"}
 
 
 def test_a_first_command_that_jumps_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Motion, "latch", lambda self, pose: None)
-    assert verdicts(process.first_commands(Effort(folder=tmp_path, most=4))) == {"S9": "FAIL"}
+    assert verdicts(handovers.first_commands(Effort(folder=tmp_path, most=4))) == {"S9": "FAIL"}
 
 
 def test_a_hand_back_without_a_blend_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Motion, "blend", lambda self, now: None)
-    assert verdicts(process.takeovers(Effort(folder=tmp_path, most=6))) == {"S8": "FAIL"}
+    assert verdicts(handovers.takeovers(Effort(folder=tmp_path, most=6))) == {"S8": "FAIL"}
 
 
 def test_power_cuts_lose_nothing_that_was_flushed(effort):
