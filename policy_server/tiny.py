@@ -1,14 +1,14 @@
 """Tiny checkpoints of LeRobot's policies: `python -m policy_server.tiny kind=act out=FOLDER`.
 
 They are for tests: the files, the shapes and the code path of real ones, and random weights. What
-they do on an arm means nothing.
+they do on an arm means nothing. `kind=openvla` makes an OpenVLA; `head=oft` adds openvla-oft's
+head.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 # LeRobot's, transformers' and torch's own types are partly unknown.
 
-import json
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,19 +28,19 @@ from lerobot.policies.pi05 import modeling_pi05, processor_pi05
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.wall_x import qwen_model
 from lerobot.processor import TokenizerProcessorStep
-from numpy.typing import NDArray
 from safetensors.torch import save_file
-from scipy.fft import dct
-from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Replace
-from tokenizers.pre_tokenizers import Split
-from transformers import ProcessorMixin
 
+from policy_server import tiny_openvla
+from policy_server.tiny_parts import (
+    CHUNK,
+    TEXT_WORDS,
+    movement,
+    save_fast,
+    smolvlm,
+    tokenizer,
+)
 from robot.words import UsageError, parse_words
 
-type Tokens = Any
-"""One of transformers' tokenizers."""
 hf: Any = transformers
 wall_x: Any = qwen_model
 
@@ -49,10 +49,6 @@ PIXELS = 64
 """Height and width of the pictures."""
 PI_PIXELS = 28
 """What pi0 and its kin make of them."""
-TEXT_WORDS, ACTION_WORDS = 512, 320
-"""Sizes of the vocabularies of text and of FAST's actions."""
-CHUNK = 16
-"""Rows of a chunk."""
 MIDDLE = (0.0, -20.0, 30.0, 50.0, 0.0, 40.0)
 """Mean of the made-up recordings: degrees, and percent for the gripper."""
 SPREAD = (40.0, 35.0, 35.0, 30.0, 60.0, 25.0)
@@ -64,13 +60,8 @@ Random weights, made by `policy_server.tiny` for tests of an SO-101: no task was
 """
 BY_HEART = "Two made-up movements were learnt by heart, so that its tokens can be read at all.\n"
 type Preprocess = Callable[[dict[str, Any]], dict[str, Any]]
-WORDS = {"kind": "smolvla", "out": "run/tiny", "seed": "0"}
-SPECIAL = {
-    "fake_image_token": "<fake_token_around_image>",
-    "image_token": "<image>",
-    "global_image_token": "<global-img>",
-    "end_of_utterance_token": "<end_of_utterance>",
-}
+OPENVLA = "openvla"
+WORDS = {"kind": "smolvla", "out": "", "seed": "0", "head": ""}
 QWEN_SPECIAL = [
     *("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
     *("<|video_pad|>", "<|placeholder|>", "<|propri|>", "<|action|>", "<|action_fast|>"),
@@ -80,7 +71,7 @@ QWEN_SPECIAL = [
 def make(kind: str, out: Path, *, seed: int = 0) -> Path:
     """Write a checkpoint of a kind into the folder `out` and return it."""
     if kind not in _MAKERS:
-        raise UsageError(f"no tiny {kind!r}; known kinds: {', '.join(_MAKERS)}")
+        raise UsageError(f"no tiny {kind!r}; known kinds: {', '.join([*_MAKERS, OPENVLA])}")
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -159,7 +150,7 @@ def _act(_out: Path) -> PreTrainedConfig:
 
 def _smolvla(out: Path) -> PreTrainedConfig:
     backbone = out / "backbone"
-    _smolvlm(backbone)
+    smolvlm(backbone, pixels=PIXELS)
     return _config(
         "smolvla",
         chunk_size=CHUNK,
@@ -170,26 +161,6 @@ def _smolvla(out: Path) -> PreTrainedConfig:
         num_steps=5,
         resize_imgs_with_padding=(PIXELS, PIXELS),
     )
-
-
-def _smolvlm(folder: Path) -> None:
-    """Write what SmolVLA builds its backbone from: sizes, a tokenizer and a picture processor."""
-    tokenizer = _tokenizer(extra_special_tokens=SPECIAL)
-    images = {"size": {"longest_edge": PIXELS}, "max_image_size": {"longest_edge": PIXELS}}
-    hf.SmolVLMProcessor(
-        hf.SmolVLMImageProcessor(**images), tokenizer, hf.SmolVLMVideoProcessor(**images)
-    ).save_pretrained(folder)
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    vision |= {"num_attention_heads": 2, "image_size": PIXELS, "patch_size": 16}
-    text = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128}
-    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    text |= {"head_dim": 16, "vocab_size": len(tokenizer), "pad_token_id": 0}
-    hf.SmolVLMConfig(
-        vision_config=vision,
-        text_config=text,
-        scale_factor=2,
-        image_token_id=tokenizer.convert_tokens_to_ids(SPECIAL["image_token"]),
-    ).save_pretrained(folder)
 
 
 def _diffusion(_out: Path) -> PreTrainedConfig:
@@ -212,7 +183,7 @@ def _diffusion(_out: Path) -> PreTrainedConfig:
 
 def _pi(kind: str) -> Callable[[Path], PreTrainedConfig]:
     def config(out: Path) -> PreTrainedConfig:
-        _tokenizer().save_pretrained(out / "text")
+        tokenizer().save_pretrained(out / "text")
         return _config(
             kind,
             chunk_size=CHUNK,
@@ -229,8 +200,8 @@ def _pi(kind: str) -> Callable[[Path], PreTrainedConfig]:
 
 def _pi0_fast(out: Path) -> PreTrainedConfig:
     text, actions = out / "text", out / "actions"
-    _tokenizer().save_pretrained(text)
-    _save_fast(actions)
+    tokenizer().save_pretrained(text)
+    save_fast(actions)
     return _config(
         "pi0_fast",
         chunk_size=CHUNK,
@@ -245,53 +216,6 @@ def _pi0_fast(out: Path) -> PreTrainedConfig:
         max_decoding_steps=32,
         fast_skip_tokens=8,
     )
-
-
-class FastProcessor(ProcessorMixin):
-    """FAST (arXiv 2501.09747) with its own vocabulary: rounded DCT coefficients as BPE words."""
-
-    def __init__(self, bpe_tokenizer: Tokens, scale: float = 10.0, min_token: int = -128) -> None:
-        """Round to 1 / `scale`; `min_token` is the smallest coefficient that has a character."""
-        self.scale, self.min_token = scale, min_token
-        super().__init__(bpe_tokenizer)
-
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - as LeRobot calls it
-        self, actions: torch.Tensor
-    ) -> list[list[int]]:
-        """Return the words of chunks, shape (batch, horizon, action_dim)."""
-        texts = [_coefficients(chunk, self.scale, self.min_token) for chunk in actions.numpy()]
-        words: Tokens = self.bpe_tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-        return [words.encode(text, add_special_tokens=False) for text in texts]
-
-
-def _coefficients(chunk: NDArray[np.float32], scale: float, min_token: int) -> str:
-    coefficients = np.asarray(dct(chunk, axis=0, norm="ortho"))
-    rounded = np.around(coefficients * scale).astype(int) - min_token
-    return "".join(map(chr, np.maximum(rounded, 0).ravel()))
-
-
-def _save_fast(folder: Path) -> None:
-    """Write an action tokenizer as LeRobot loads it: with code, which names the class above."""
-    rng = np.random.default_rng(0)
-    chunks = [movement(*rng.uniform(-1, 1, 2)) for _ in range(64)]
-    words = ByteLevelBPETokenizer()
-    texts = [_coefficients(chunk, 10.0, -128) for chunk in chunks]
-    words.train_from_iterator(texts, vocab_size=ACTION_WORDS, min_frequency=2, special_tokens=[])
-    core = Tokenizer.from_str(words.to_str())
-    FastProcessor(hf.PreTrainedTokenizerFast(tokenizer_object=core)).save_pretrained(folder)
-    path = folder / "processor_config.json"
-    facts = json.loads(path.read_text())
-    facts["auto_map"] = {"AutoProcessor": "processing_tiny.FastProcessor"}
-    path.write_text(json.dumps(facts))
-    (folder / "processing_tiny.py").write_text("from policy_server.tiny import FastProcessor\n")
-
-
-def movement(pan: float, lift: float) -> NDArray[np.float32]:
-    """Return a smooth movement of two joints in normalised units, shape (CHUNK, 6)."""
-    rows = np.zeros((CHUNK, 6), np.float32)
-    share = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, CHUNK))
-    rows[:, 0], rows[:, 1] = pan * share, lift * share
-    return rows
 
 
 def _learn_by_heart(policy: PreTrainedPolicy, preprocess: Preprocess, *, steps: int = 60) -> None:
@@ -375,17 +299,6 @@ def _small_text(config: Any) -> Any:  # noqa: ANN401 - transformers' own
     return config
 
 
-def _tokenizer(**special: Any) -> Tokens:  # noqa: ANN401 - transformers' own
-    """Return a tokenizer of characters and the word `Action`, with PaliGemma's mark of a space."""
-    words = ["<pad>", "<eos>", "<bos>", "<unk>", "Action", "▁", "\n", *map(chr, range(33, 127))]
-    words += [f"<loc{i:04}>" for i in range(TEXT_WORDS - len(words))]
-    core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, words[3]))
-    core.normalizer = Replace(" ", "▁")
-    core.pre_tokenizer = Split(Regex(r"Action|[\s\S]"), behavior="isolated")
-    names = dict(zip(("pad_token", "eos_token", "bos_token", "unk_token"), words, strict=False))
-    return hf.PreTrainedTokenizerFast(tokenizer_object=core, **names, **special)
-
-
 def _wall_x(out: Path) -> PreTrainedConfig:
     backbone = out / "backbone"
     _qwen(backbone)
@@ -400,15 +313,15 @@ def _wall_x(out: Path) -> PreTrainedConfig:
 
 def _qwen(folder: Path) -> None:
     """Write what WALL-OSS builds its backbone from; its weights are the checkpoint's own."""
-    tokenizer = _tokenizer(additional_special_tokens=QWEN_SPECIAL)
+    words = tokenizer(additional_special_tokens=QWEN_SPECIAL)
     images = {"size": {"shortest_edge": 56 * 56, "longest_edge": 256 * 256}}
     hf.Qwen2_5_VLProcessor(
-        hf.Qwen2VLImageProcessor(**images), tokenizer, hf.Qwen2VLVideoProcessor(**images)
+        hf.Qwen2VLImageProcessor(**images), words, hf.Qwen2VLVideoProcessor(**images)
     ).save_pretrained(folder)
-    ids = dict(zip(QWEN_SPECIAL, tokenizer.convert_tokens_to_ids(QWEN_SPECIAL), strict=True))
+    ids = dict(zip(QWEN_SPECIAL, words.convert_tokens_to_ids(QWEN_SPECIAL), strict=True))
     expert = {"hidden_size": 64, "intermediate_size": 128, "hidden_act": "silu"}
     text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(words)}
     text |= {"num_experts": 2, "experts": [expert, expert], "dim_inputs": [64, 64]}
     text |= {"mlp_moe": True, "dof_config": {"arm": 20}}
     text |= {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
@@ -437,11 +350,19 @@ _MAKERS: Mapping[str, Callable[[Path], PreTrainedConfig]] = {
 }
 
 
+def _made(words: Mapping[str, str]) -> Path:
+    kind, out, seed, head = words["kind"], Path(words["out"]), int(words["seed"]), words["head"]
+    if not words["out"] or head not in ("", "oft") or (head and kind != OPENVLA):
+        raise UsageError("say where to, out=FOLDER; and perhaps head=oft for kind=openvla")
+    if kind == OPENVLA:
+        return tiny_openvla.make(out, seed=seed, head=bool(head))
+    return make(kind, out, seed=seed)
+
+
 def main(argv: list[str], write: Callable[[str], object] = sys.stdout.write) -> int:
     """Make one checkpoint; return the exit code."""
     try:
-        words = parse_words(argv, known=WORDS)
-        out = make(words["kind"], Path(words["out"]), seed=int(words["seed"]))
+        out = _made(parse_words(argv, known=WORDS))
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -1,4 +1,4 @@
-"""A tiny OpenVLA checkpoint, for tests: `python -m policy_server.tiny_openvla out=FOLDER`.
+"""A tiny OpenVLA checkpoint, for tests: `python -m policy_server.tiny kind=openvla out=FOLDER`.
 
 It has the files, classes and code path of a real one and random weights: what it does on an arm
 means nothing. `head=oft` adds openvla-oft's head.
@@ -9,8 +9,7 @@ means nothing. `head=oft` adds openvla-oft's head.
 # Torch's own types are partly unknown.
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from policy_server.backends.openvla_model import (
     architecture_of,
 )
 from robot.arm import JOINTS
-from robot.words import UsageError, parse_words
 
 PIXELS = 56
 """Height and width of the pictures."""
@@ -44,7 +42,6 @@ tags: [openvla, test]
 ---
 Random weights, made by `policy_server.tiny_openvla` for tests of an SO-101: nothing was learnt.
 """
-WORDS = {"out": "", "seed": "0", "head": ""}
 CONFIG: Mapping[str, Any] = {
     "model_type": "openvla",
     "architectures": ["OpenVLAForActionPrediction"],
@@ -159,24 +156,3 @@ def _range() -> dict[str, list[float] | list[bool]]:
         "q99": [m + s for m, s in zip(MIDDLE, SPREAD, strict=True)],
         "mask": [True] * len(MIDDLE),
     }
-
-
-def _make(words: Mapping[str, str]) -> Path:
-    if not words["out"] or words["head"] not in ("", "oft"):
-        raise UsageError("say where to, out=FOLDER; and perhaps head=oft")
-    return make(Path(words["out"]), seed=int(words["seed"]), head=bool(words["head"]))
-
-
-def main(argv: list[str], write: Callable[[str], object] = sys.stdout.write) -> int:
-    """Make a checkpoint; return the exit code."""
-    try:
-        out = _make(parse_words(argv, known=WORDS))
-    except UsageError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    write(f"{out}: random weights, for tests\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,8 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from transformers import AutoProcessor
 
-from policy_server.tiny import CAMERAS, CHUNK, main, make, movement, statistics
+from policy_server.tiny import CAMERAS, main, make, statistics
+from policy_server.tiny_parts import CHUNK, movement
 
 
 @pytest.fixture(scope="module")
