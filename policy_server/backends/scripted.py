@@ -1,4 +1,4 @@
-"""A hand-written expert for reach, lift and place: proof that estimates are enough for them."""
+"""A hand-written expert for each task: proof that estimates are enough for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy_server.policy import ActionChunk, PolicyRequest, PolicySpec
+from robot.scene import CUBE_EDGE
 
 STEP_M = 0.025
 """How far an ee_delta action of 1 moves the tool."""
@@ -19,6 +20,10 @@ REACH_Z = 0.06
 NEAR = 0.008
 BOWL_NEAR = 0.015
 IN_BOWL = 0.045
+ON_TOP = 0.012
+"""Horizontal distance from the other cube at which a thing can lie on it, metres."""
+BEHIND, PUSH_Z, PUSHED = 0.045, 0.016, 0.012
+"""Where a push begins behind the thing, how high, and how near the marker it ends, metres."""
 
 _ABOVE = np.array([0.0, 0.0, REACH_Z])
 
@@ -107,4 +112,46 @@ def _place(view: View) -> Vector:
     return _go(np.array([*across, rise]), CLOSE)
 
 
-EXPERTS: Mapping[str, Expert] = {"reach": _reach, "lift": _lift, "place": _place}
+def _push(view: View) -> Vector:
+    """Go behind the thing with closed jaws, down, and along to the marker."""
+    way = (view.place - view.thing)[:2]
+    off = float(np.linalg.norm(way))
+    along = way / max(off, 1e-6)
+    to_thing = (view.thing - view.jaw)[:2]
+    ahead, aside = float(to_thing @ along), float(abs(to_thing @ [-along[1], along[0]]))
+    if off < PUSHED:
+        return _go(np.array([*(-0.5 * STEP_M * along), TRAVEL_Z - view.jaw[2]]), CLOSE)
+    if aside < 0.012 and 0.0 < ahead < BEHIND + 0.015:
+        if view.jaw[2] > PUSH_Z + 0.008:
+            return _go(np.array([0.0, 0.0, PUSH_Z - view.jaw[2]]), CLOSE)
+        return _go(np.array([*(min(0.6 * STEP_M, off) * along), PUSH_Z - view.jaw[2]]), CLOSE)
+    behind = to_thing - BEHIND * along
+    rise = TRAVEL_Z - view.jaw[2]
+    return _go(np.array([*(behind if rise < 0.02 else np.zeros(2)), rise]), CLOSE)
+
+
+def _stack(view: View) -> Vector:
+    """Carry the thing over the other cube, set it down, let go and leave upwards."""
+    to_top = view.place + np.array([0.0, 0.0, CUBE_EDGE]) - view.thing
+    flat = float(np.hypot(to_top[0], to_top[1]))
+    if not view.held:
+        on_top = flat < ON_TOP and view.thing[2] > CUBE_EDGE
+        up = np.array([0.0, 0.0, CARRY_Z + 0.04 - view.jaw[2]])
+        return _go(up, OPEN) if on_top else _grasp(view)
+    if flat < 0.006:
+        down = float(to_top[2])
+        if down > -0.005:
+            return _go(np.zeros(3), OPEN)
+        return _go(np.array([*to_top[:2], max(down, -0.4 * STEP_M)]), CLOSE)
+    rise = CARRY_Z - view.jaw[2]
+    across = to_top[:2] if rise < 0.03 else np.zeros(2)
+    return _go(np.array([*across, rise]), CLOSE)
+
+
+EXPERTS: Mapping[str, Expert] = {
+    "reach": _reach,
+    "push": _push,
+    "lift": _lift,
+    "place": _place,
+    "stack": _stack,
+}

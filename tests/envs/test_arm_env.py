@@ -84,7 +84,9 @@ def test_joint_actions_move_the_joints(actions: str) -> None:
     assert turned[0] > 5.0
 
 
-@pytest.mark.parametrize(("task", "needed"), [("reach", 5), ("lift", 4), ("place", 4)])
+@pytest.mark.parametrize(
+    ("task", "needed"), [("reach", 5), ("push", 4), ("lift", 4), ("place", 4), ("stack", 4)]
+)
 def test_the_scripted_expert_does_the_task_from_estimates_alone(task: str, needed: int) -> None:
     env = HeuristicReward(make_task_env(task))
     arm_env = env.unwrapped
