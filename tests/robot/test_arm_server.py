@@ -407,8 +407,9 @@ def test_the_arm_holds_when_its_driver_is_gone(rig):
     rig.process.reset()
     with connected(rig) as link:
         ask(link, hello())
-        ask(link, {"op": "mode", "mode": "RUN"})
+        assert ask(link, {"op": "mode", "mode": "RUN"})["mode"] == "RUN"
     wait_until(lambda: rig.process.mode is Mode.HOLD)
+    assert rig.process.mode is Mode.HOLD
 
 
 def hello(**changes):
