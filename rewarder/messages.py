@@ -2,10 +2,12 @@
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from rewarder.reward import MAX_STEPS, Clip, Score
@@ -133,21 +135,27 @@ class ScoreBody(BaseModel):
     progress: list[Annotated[float, Field(ge=0.0, le=1.0)]]
     valid: list[bool]
     model: str
+    logit: list[float | None] | None = None
+    """Log-odds of success, None where the model was not asked."""
     evidence: dict[str, float]
+    notes: dict[str, str] = Field(default_factory=dict[str, str])
     latency_ms: float
     request_id: str
 
     def score(self, count: int) -> Score:
         """Return the score of a clip of `count` observations; raise ValueError if of another."""
-        for name in ("success", "progress", "valid"):
-            if len(getattr(self, name)) != count:
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries, the clip {count}")
+        rows = {name: getattr(self, name) for name in ("success", "progress", "valid", "logit")}
+        for name, row in rows.items():
+            if row is not None and len(row) != count:
+                raise ValueError(f"{name} has {len(row)} entries, the clip {count}")
         return Score(
             success=np.array(self.success, bool),
             progress=np.array(self.progress, np.float64),
             valid=np.array(self.valid, bool),
             model=self.model,
+            logit=None if self.logit is None else np.array(self.logit, np.float64),
             evidence=self.evidence,
+            notes=self.notes,
         )
 
 
@@ -178,11 +186,18 @@ def score_message(score: Score, *, latency_ms: float, request_id: str) -> dict[s
         progress=score.progress.tolist(),
         valid=score.valid.tolist(),
         model=score.model,
+        logit=None if score.logit is None else _or_none(score.logit),
         evidence=dict(evidence),
+        notes=dict(score.notes),
         latency_ms=round(latency_ms, 3),
         request_id=request_id,
     )
     return body.model_dump()
+
+
+def _or_none(values: NDArray[np.float64]) -> list[float | None]:
+    """Return numbers as JSON knows them, which has no NaN."""
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def _camera_message(camera: CameraModel) -> dict[str, object]:

@@ -55,8 +55,13 @@ class Score:
     """Where the pictures allowed a judgement, shape (T,); the others mean nothing elsewhere."""
     model: str
     """Name and version of the model."""
+    logit: NDArray[np.float64] | None = None
+    """Log-odds that the goal is reached, shape (T,), as the model gave them, before calibration;
+    NaN where it was not asked, None where the model only says yes or no."""
     evidence: Mapping[str, float] = field(default_factory=dict[str, float])
     """Figures that a person would look at to believe the score."""
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Words of the same kind: `prompt_sha`, `calib_id`, `why` nothing is valid."""
 
 
 class RewardModel(Protocol):

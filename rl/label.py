@@ -71,9 +71,12 @@ def label(
 def save_score(folder: Path, episode: str, score: Score) -> Path:
     """Keep the score of an episode, in place of an older one, so that nobody need ask again."""
     make_folder(folder)
-    said = json.dumps({"model": score.model, "evidence": dict(score.evidence)}).encode()
+    words = {"model": score.model, "evidence": dict(score.evidence), "notes": dict(score.notes)}
+    said = json.dumps(words).encode()
     path = folder / f"{episode}.npz"
     arrays = {"success": score.success, "progress": score.progress, "valid": score.valid}
+    if score.logit is not None:
+        arrays["logit"] = score.logit
     head = {"version": np.array(VERSION), "said": np.frombuffer(said, np.uint8)}
     seal(path, pack(head | arrays))
     return path
@@ -96,6 +99,7 @@ def _score_from(data: bytes) -> Score:
         success=arrays["success"],
         progress=arrays["progress"],
         valid=arrays["valid"],
+        logit=arrays.get("logit"),
         **json.loads(arrays["said"].tobytes()),
     )
 

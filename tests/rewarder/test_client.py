@@ -10,7 +10,7 @@ import pytest
 
 from rewarder.client import RemoteReward
 from rewarder.heuristic import HeuristicReward
-from rewarder.messages import score_message
+from rewarder.messages import ScoreBody, score_message
 from rewarder.reward import NoScore, Score
 
 
@@ -114,6 +114,23 @@ def test_a_clip_over_the_limit_is_not_even_sent(clip, remote):
     with pytest.raises(NoScore, match="bytes") as refusal:
         remote("http://127.0.0.1:1").score(large)
     assert not refusal.value.retry
+
+
+def test_log_odds_and_notes_come_over_the_wire():
+    nothing = np.zeros(3, bool)
+    logit = np.array([-1.5, np.nan, 2.0])
+    score = Score(
+        success=nothing,
+        progress=np.zeros(3),
+        valid=nothing,
+        model="fake/1",
+        logit=logit,
+        notes={"why": "black"},
+    )
+    answer = json.dumps(score_message(score, latency_ms=1.0, request_id="0"))
+    found = ScoreBody.model_validate_json(answer).score(3)
+    assert np.array_equal(found.logit, logit, equal_nan=True)
+    assert found.notes == {"why": "black"}
 
 
 def good_answer(count=3, **changes):

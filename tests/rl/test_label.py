@@ -181,11 +181,18 @@ def test_a_clip_shows_both_looks():
 
 def test_a_kept_score_comes_back_and_a_later_one_replaces_it(tmp_path):
     save_score(tmp_path / "labels", "000001-0a1b2c3d", score_of())
-    fresh = replace(score_of(shows=[1]), model="vlm/7", evidence={"height": 0.05})
+    fresh = replace(
+        score_of(shows=[1]),
+        model="vlm/7",
+        evidence={"height": 0.05},
+        notes={"calib_id": "a1"},
+        logit=np.arange(len(score_of().valid), dtype=float),
+    )
     save_score(tmp_path / "labels", "000001-0a1b2c3d", fresh)
     found = load_score(tmp_path / "labels", "000001-0a1b2c3d")
     assert (found.model, found.evidence) == ("vlm/7", {"height": 0.05})
-    for name in ("success", "progress", "valid"):
+    assert found.notes == {"calib_id": "a1"}
+    for name in ("success", "progress", "valid", "logit"):
         np.testing.assert_array_equal(getattr(found, name), getattr(fresh, name), strict=True)
 
 
