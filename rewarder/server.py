@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rewarder.checkpoint import ModelUnavailable
 from rewarder.reward import RewardModel
 from rewarder.service import create_app
 from robot.http_server import ServiceError, server_of
@@ -22,6 +23,8 @@ from robot.service_main import INTERRUPTED, Service, announce
 log = structlog.get_logger(__name__)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+UNAVAILABLE = 3
+"""Exit code where the model's weights are not here."""
 SERVICE = Service(module="rewarder.server", config="conf/rewarder.yaml", prefix="REWARDER")
 
 
@@ -40,6 +43,8 @@ def build(cfg: DictConfig) -> RewardModel:
         return instantiate(cfg.reward)
     except InstantiationException as error:
         cause = error.__cause__ or error
+        if isinstance(cause, ModelUnavailable):
+            raise ServiceError(f"no reward model: {cause}", code=UNAVAILABLE) from error
         hint = "; write it with `make calibrate-camera`" if isinstance(cause, OSError) else ""
         raise ServiceError(f"cannot build the reward model: {cause}{hint}") from error
 
