@@ -3,26 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
+from rewarder.statistics import check_counts, wilson
 
-def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the two-sided Wilson score interval of a success rate; (0, 1) without trials."""
-    _check_counts(successes, trials)
-    if trials == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    rate, spread = successes / trials, z * z / trials
-    centre = (rate + spread / 2) / (1 + spread)
-    half = z * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials)) / (1 + spread)
-    lower = 0.0 if successes == 0 else max(0.0, centre - half)
-    upper = 1.0 if successes == trials else min(1.0, centre + half)
-    return lower, upper
+__all__ = [
+    "PairedTest",
+    "betting_wealth",
+    "clopper_pearson_lower",
+    "kaplan_meier_median",
+    "mcnemar_exact",
+    "wilson",
+]
 
 
 def clopper_pearson_lower(successes: int, trials: int, *, confidence: float = 0.95) -> float:
     """Return the exact one-sided lower bound of a success rate: what a gate may promise."""
-    _check_counts(successes, trials)
+    check_counts(successes, trials)
     lower, upper = 0.0, 1.0
     # The rate at which so many successes or more would be a surprise; 50 halvings are exact enough.
     for _ in range(50):
@@ -107,8 +103,3 @@ def _at_least(successes: int, trials: int, rate: float) -> float:
 
 def _log_comb(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-
-def _check_counts(successes: int, trials: int) -> None:
-    if not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials; expected 0 to {trials}")
