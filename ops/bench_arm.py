@@ -88,8 +88,7 @@ def free_bus(folder: Path) -> Generator[tuple[ArmConfig, Joints]]:
     with rig(1, folder) as [arm]:
         start = arm.watch().state().joint_pos
         arm.forget_watcher()
-        arm.daemon.kill()
-        arm.daemon.wait()
+        arm.end_daemon()
         yield arm.config, start
 
 

@@ -90,8 +90,7 @@ def _give_cameras(arm: RigArm, folder: Path) -> None:
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings["cameras"] = {name: {**camera, **size} for name in CAMERAS}
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    arm.daemon.kill()
-    arm.daemon.wait()
+    arm.end_daemon()
     arm.start_daemon()
 
 
@@ -136,17 +135,17 @@ def record(arm: RigArm, journal: Journal, *, takes: int, take_s: float) -> Cost:
             say=lambda sentence: print(f"  {sentence}", file=sys.stderr),
         )
         driver.mode(Mode.TAKEOVER)
-        cost = measured(arm.daemon.pid, lambda: recording.run(takes))
+        cost = measured(arm.pid, lambda: recording.run(takes))
     if len(journal.episodes()) < takes:
         raise RigError(f"not all was recorded: {recording.state()}")
     return cost
 
 
-def measured(daemon: int, work: Callable[[], object]) -> Cost:
-    """Do something and return what it cost; `daemon` is the process id of the arm's process."""
-    began, own, (arm, cameras) = time.monotonic(), time.process_time(), arm_cpu_s(daemon, ps())
+def measured(arm_pid: int, work: Callable[[], object]) -> Cost:
+    """Do something and return what it cost; `arm_pid` is the process id of the arm's process."""
+    began, own, (arm, cameras) = time.monotonic(), time.process_time(), arm_cpu_s(arm_pid, ps())
     work()
-    arm_after, cameras_after = arm_cpu_s(daemon, ps())
+    arm_after, cameras_after = arm_cpu_s(arm_pid, ps())
     return Cost(
         wall_s=time.monotonic() - began,
         recorder_s=time.process_time() - own,
@@ -161,11 +160,11 @@ def ps() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
 
-def arm_cpu_s(daemon: int, processes: str) -> tuple[float, float]:
+def arm_cpu_s(arm_pid: int, processes: str) -> tuple[float, float]:
     """Return the CPU seconds of an arm's process and of the cameras' process that it started."""
     lines = [line.split() for line in processes.splitlines()]
-    own = sum(cpu_s(used) for pid, _, used in lines if int(pid) == daemon)
-    return own, sum(cpu_s(used) for _, parent, used in lines if int(parent) == daemon)
+    own = sum(cpu_s(used) for pid, _, used in lines if int(pid) == arm_pid)
+    return own, sum(cpu_s(used) for _, parent, used in lines if int(parent) == arm_pid)
 
 
 def cpu_s(text: str) -> float:

@@ -107,7 +107,8 @@ def _ends(running: Sequence[RigArm], stage: Stage) -> list[str]:
     for arm in running:
         try:
             if arm.daemon.poll() is not None:
-                arm.start_daemon()
+                arm.start_daemon(wait=False)
+            arm.wait_ready()
             back_to_hold(arm)
         except RigError as error:
             wrong.append(str(error))

@@ -26,6 +26,7 @@ class Kind:
 KINDS = (
     Kind("kill -9 policy", 0.0, 2.0),
     Kind("kill -9 arm process", 0.0),
+    Kind("kill -9 arm parent", 0.0),
     Kind("SIGSTOP policy", MOST_PAUSE_S),
     Kind("SIGSTOP arm process", MOST_PAUSE_S),
     Kind("TCP cut", 0.0, 2.0),

@@ -50,7 +50,8 @@ class Player:
         self.crashes: list[str] = []
         """Deaths that nobody caused."""
         self.killed = False
-        """Whether the arm's process was killed on purpose and is not back yet."""
+        """Whether the arm's process was killed on purpose, and what came after was not met yet."""
+        self._pid = arm.pid
         self.paused = False
         self.policy = self._spawn()
         self._down_since: float | None = None
@@ -77,6 +78,7 @@ class Player:
             self.mode = None
             self.arm.forget_watcher()
             return
+        self._note_successor()
         self._reset_if_due(now)
 
     def close(self) -> None:
@@ -106,9 +108,18 @@ class Player:
                 self.crashes.append(f"the process of {self.arm.arm_id} ended by itself ({code})")
         if now - self._down_since > OPERATOR_S:
             self._down_since = None
-            self.killed = False
             self.arm.forget_watcher()
             self.arm.start_daemon(wait=False)
+
+    def _note_successor(self) -> None:
+        """Note whether another process of the arm answers than before, and whether it had to."""
+        pid, before = self.arm.pid, self._pid
+        if pid == before:
+            return
+        self._pid = pid
+        if not self.killed:
+            self.crashes.append(f"a process of {self.arm.arm_id} died by itself (pid {before})")
+        self.killed = False
 
     def _reset_if_due(self, now: float) -> None:
         if self.mode is not Mode.STOP:
@@ -189,13 +200,16 @@ class Stage:
             case "kill -9 policy":
                 player.policy.kill()
             case "kill -9 arm process":
-                player.killed |= player.arm.daemon.poll() is None
-                player.arm.daemon.kill()
+                player.killed = True
+                player.arm.kill_process()
+            case "kill -9 arm parent":
+                player.killed = True
+                player.arm.end_daemon()
             case "SIGSTOP policy":
                 _pause(player.policy.pid or 0, seconds)
             case "SIGSTOP arm process":
                 player.paused = True
-                _pause(player.arm.daemon.pid, seconds)
+                _pause(player.arm.pid, seconds)
                 player.paused = False
             case "TCP cut":
                 player.proxy.cut()

@@ -98,6 +98,10 @@ def _last_line(path: Path) -> str:
 
 
 def _end_with_input() -> None:
+    """End this process when its input does.
+
+    It only waits, and holds no lock: what the module forks meanwhile takes no harm.
+    """
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -22,12 +22,14 @@ from robot.doctor.links import own_headers
 from robot.emulator.admin import EmulatorAdmin, NoEmulator
 from robot.link import ArmUnavailable
 from robot.process.arm_state import Mode
+from robot.process.port import owner
+from robot.process.supervisor import YOUNG_S
 from robot.tokens import own_token
 
 START_S, END_S = 180.0, 10.0
 """Within which a process answers, and ends."""
-_GOAL = 42
-"""Address of a servo's goal position."""
+_TORQUE, _GOAL = 40, 42
+"""Addresses of a servo's torque switch and goal position."""
 
 
 class RigError(Exception):
@@ -44,7 +46,10 @@ class Verdict:
 
 
 class RigArm:
-    """One emulated arm, its process, and who looks at both."""
+    """One emulated arm, its process, and who looks at both.
+
+    `daemon` is what `make arm` starts; it forks the arm's process proper, whose id is `pid`.
+    """
 
     def __init__(self, arm_id: str, folder: Path, *, cameras: bool = False) -> None:
         """Start the emulator, then the arm's process, with a file of `folder`."""
@@ -53,6 +58,7 @@ class RigArm:
         self.watcher: RemoteArm | None = None
         self.emulator = self.start_emulator()
         self.admin = wait_for(self._admin, START_S, f"the emulator of {arm_id}", self.log)
+        self._ready_at = 0.0
         self.daemon = self.start_daemon(wait=False)
 
     @property
@@ -60,13 +66,21 @@ class RigArm:
         """Return the arm's name."""
         return self.config.arm_id
 
+    @property
+    def pid(self) -> int:
+        """Return the id of the arm's process; raise `RigError` where it has not begun."""
+        pid = owner(self.config.runtime("lock"))
+        if pid is None:
+            raise RigError(f"nobody owns {self.arm_id}: {tail(self.log)}")
+        return pid
+
     def start_emulator(self) -> "subprocess.Popen[bytes]":
         """Start the emulator."""
         self.emulator = self._start("robot.emulator.process", "preset=compliant", "dev=")
         return self.emulator
 
     def start_daemon(self, *, wait: bool = True) -> "subprocess.Popen[bytes]":
-        """Start the arm's process; wait until it answers."""
+        """Start what keeps the arm's process alive; wait until that answers."""
         self.daemon = self._start("robot.process.daemon", f"folder={self._folder}")
         if wait:
             self.wait_ready()
@@ -74,7 +88,31 @@ class RigArm:
 
     def wait_ready(self) -> None:
         """Wait until the arm's process says what it does; raise `RigError`."""
-        wait_for(self._ready, START_S, f"the process of {self.arm_id}", self.log)
+        wait_for(self.is_ready, START_S, f"the process of {self.arm_id}", self.log)
+        self._ready_at = time.monotonic()
+
+    def kill_process(self) -> float:
+        """Kill -9 the arm's process, which comes back by itself; return when, once it is gone.
+
+        One that has died young too often comes back later: `wait_mature` waits that out.
+        """
+        pid, killed_at = self.pid, time.monotonic()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        wait_gone(pid, self.log)
+        return killed_at
+
+    def wait_mature(self) -> None:
+        """Wait until the arm's process is so old that after its death another starts at once."""
+        time.sleep(max(0.0, self._ready_at + YOUNG_S - time.monotonic()))
+
+    def end_daemon(self) -> None:
+        """Kill -9 what keeps the arm's process alive, and wait until nobody owns the arm."""
+        self.daemon.kill()
+        self.daemon.wait()
+        pid = owner(self.config.runtime("lock"))
+        if pid is not None:
+            wait_gone(pid, self.log)
 
     def watch(self) -> RemoteArm:
         """Return a client that only looks, resets and stops."""
@@ -103,6 +141,10 @@ class RigArm:
         servos = self.admin.servos()
         return [goal_of(servo) for servo in servos.values()]
 
+    def holds(self) -> bool:
+        """Return whether every servo has its torque."""
+        return all(registers_of(servo)[_TORQUE] for servo in self.admin.servos().values())
+
     def own_admin(self) -> EmulatorAdmin:
         """Return another connection to the emulator: for another thread."""
         return EmulatorAdmin(self.config.runtime("admin"))
@@ -111,7 +153,7 @@ class RigArm:
         """End both processes."""
         self.forget_watcher()
         # An emulated arm falls on nothing: there is no need to wait until it is parked.
-        self.daemon.kill()
+        self.end_daemon()
         for process in (self.daemon, self.emulator):
             end(process)
         self.admin.close()
@@ -136,7 +178,8 @@ class RigArm:
         except NoEmulator:
             return None
 
-    def _ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Return whether the arm's process answers; raise `RigError` where none will."""
         if self.daemon.poll() is not None:
             code = self.daemon.returncode
             raise RigError(f"the process of {self.arm_id} ended with {code}: {tail(self.log)}")
@@ -150,8 +193,25 @@ class RigArm:
 
 def goal_of(servo: dict[str, object]) -> int:
     """Return the goal position in what the admin socket says of one servo."""
-    registers = bytes.fromhex(str(servo["registers"]))
-    return int.from_bytes(registers[_GOAL : _GOAL + 2], "little")
+    return int.from_bytes(registers_of(servo)[_GOAL : _GOAL + 2], "little")
+
+
+def registers_of(servo: dict[str, object]) -> bytes:
+    """Return the registers in what the admin socket says of one servo."""
+    return bytes.fromhex(str(servo["registers"]))
+
+
+def wait_gone(pid: int, log: Path) -> None:
+    """Wait until a process is gone; raise `RigError`."""
+    wait_for(lambda: not _exists(pid), END_S, f"the end of process {pid}", log)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def own_config(arm_id: str, folder: Path, *, cameras: bool) -> ArmConfig:
@@ -197,7 +257,7 @@ def wait_for[T](ask: Callable[[], T | None], limit_s: float, what: str, log: Pat
     while time.monotonic() < deadline:
         if answer := ask():
             return answer
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise RigError(f"{what} did not answer within {limit_s:g} s: {tail(log)}")
 
 

@@ -107,7 +107,7 @@ def _not_measured(why: str) -> list[Row]:
 
 def _watched(arms: Sequence[RigArm], seconds: float) -> Story:
     """Drive arms, look at their processes every few seconds, and return what was seen."""
-    ours = [Life(arm.arm_id, arm.daemon.pid) for arm in arms]
+    ours = [Life(arm.arm_id, arm.pid) for arm in arms]
     story = Story(ours + [Life(f"emulator of {arm.arm_id}", arm.emulator.pid) for arm in arms])
     with ExitStack() as stack:
         drivers = [stack.enter_context(_driver(arm)) for arm in arms]

@@ -1,283 +1,38 @@
 """The process of one arm: `make arm ARM_ID=arm01`.
 
-It alone opens the servo bus, guards every command, and outlives whoever drives the arm. Ctrl-C or
-SIGTERM parks the arm and lets go of it; a second one does not hurry that.
+It is two. The parent loads LeRobot's driver, shows that the limits hold, and forks the arm's
+process (`robot.process.service`): seconds that are spent once, so that an arm's process that dies
+is back in a moment, stopped. Ctrl-C or SIGTERM parks the arm and lets go of it; a second one does
+not hurry that.
 """
 
-import gc
 import os
-import resource
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import Protocol, cast
 
-import cv2
-import structlog
+from robot.process.supervisor import Serve, keep_alive
 
-from robot.access import Door
-from robot.arm_config import ROOT, ArmConfig, ConfigError
-from robot.clock import WallClock
-from robot.guard import Guard
-from robot.http_server import ServiceError, listen
-from robot.limits import LimitsError, SafetyLimits
-from robot.process.arm_process import ArmProcess, run_cycle
-from robot.process.arm_server import ArmServer, create_app
-from robot.process.arm_state import Cause, Mode
-from robot.process.camera_feed import START_S, CameraFeed, camera_feed
-from robot.process.daemon_log import log_to
-from robot.process.limit_proof import prove_limits
-from robot.process.port import PortLock
-from robot.process.servos import ArmUnusable, LostReply, ServoArm
-from robot.tokens import TokenError, known_tokens
-from robot.words import UsageError, parse_words
-
-log = structlog.get_logger(__name__)
-
-OK, FAILED, USAGE, NO_DEVICE, SAFETY, INTERRUPTED = 0, 1, 2, 3, 4, 130
-WORDS = {
-    "arm_id": "arm01",
-    "folder": str(ROOT / "conf" / "arm"),
-    "allow_remote": "false",
-    "after_crash": "stop",
-}
-CRASHED = "the process before it ended without parking: look at the arm, then reset"
-PARK_S = 60.0
-PARK_TRIES = 3
-SWITCH_S = 0.001
-"""How long the server's thread may compute before the cycle is due its turn."""
-NICENESS = -10
+SERVICE = "robot.process.service"
+SINGLE = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""What keeps libraries from starting threads as they are loaded: none of them outlives a fork."""
+FORKS_LOADED = sys.platform == "linux"
+"""Apple's frameworks cannot be used any more after a fork: on a Mac each child loads its own."""
 
 
-class CalibratedArm(ServoArm, Protocol):
-    """Servos that know which calibration they go by."""
+def main(argv: Sequence[str], *, service: str = SERVICE, forks_loaded: bool = FORKS_LOADED) -> int:
+    """Keep the arm that words name served; return the exit code."""
+    os.environ.update(SINGLE)
+    if forks_loaded:
+        return import_module(service).main(argv, live=keep_alive)
 
-    @property
-    def calibration(self) -> str:
-        """Return the first 12 hex digits of the calibration's SHA-256."""
-        ...
+    def load_and_serve(died: str) -> int:
+        def live(serve: Serve) -> int:
+            return serve(died)
 
+        return import_module(service).main(argv, live=live)
 
-type OpenArm = Callable[[ArmConfig], CalibratedArm]
-
-
-class Unsafe(Exception):
-    """Limits that the guard does not hold; the exit code is 4."""
-
-
-def open_so101(config: ArmConfig) -> CalibratedArm:
-    """Return the arm on its port; raise `ArmUnusable`."""
-    # LeRobot takes seconds to load, and the cameras' process loads it meanwhile.
-    driver = import_module("robot.process.so101")
-    arm = driver.So101(
-        arm_id=config.arm_id,
-        port=config.port,
-        calibration=config.calibration,
-        lock=config.runtime("lock"),
-    )
-    return cast("CalibratedArm", arm)
-
-
-def run(
-    config: ArmConfig, *, folder: Path, allow_remote: bool, may_go_on: bool, open_arm: OpenArm
-) -> int:
-    """Serve an arm until it is asked to end; return the exit code.
-
-    Where the process before did not end at rest this one starts stopped, unless it `may_go_on`.
-    """
-    began = time.monotonic()
-    guard, tokens = Guard(SafetyLimits.load(config.safety)), known_tokens()
-    with ExitStack() as stack:
-        # Another process that owns this arm has its address and cameras too: say that first.
-        PortLock(config.runtime("lock")).release()
-        listening = stack.enter_context(
-            listen(
-                config.host,
-                config.port_number,
-                guarded=tokens is not None and allow_remote,
-                remedy=f", or change port_number in conf/arm/{config.arm_id}.yaml",
-            )
-        )
-        feed = camera_feed(config, folder)
-        stack.callback(feed.close)
-        _prove(guard, config)
-        arm = open_arm(config)
-        stack.callback(arm.close)
-        process = ArmProcess(
-            arm,
-            guard,
-            WallClock(),
-            park_pose=config.park_pose,
-            stop_file=config.runtime("stop"),
-            calibration=arm.calibration,
-        )
-        awake = config.runtime("awake")
-        if awake.exists() and not may_go_on:
-            process.stop(CRASHED, cause=Cause.FAULT)
-        awake.touch()
-        ending = Ending()
-        app = create_app(process, feed, arm_id=config.arm_id, door=Door(tokens))
-        server = ArmServer(app, listening)
-        stack.callback(server.close)
-        # A dark camera must not keep the arm from being held, watched and stopped.
-        threading.Thread(target=_announce, args=(config, feed, began), daemon=True).start()
-        keep_time(process, ending)
-        code = _end(process, config.arm_id, ending.signal)
-        if process.mode is Mode.IDLE:
-            awake.unlink()
-        return code
-
-
-def keep_time(process: ArmProcess, ending: "Ending") -> None:
-    """Let the arm's cycle run until it is asked to end."""
-    sys.setswitchinterval(SWITCH_S)
-    # What is loaded stays: to look through it for garbage would take longer than a cycle.
-    gc.collect()
-    gc.freeze()
-    run_cycle(process, WallClock(), ending)
-
-
-def park(process: ArmProcess) -> None:
-    """Park the arm, whatever its clients ask for meanwhile, unless it is stopped."""
-    clock = WallClock()
-    for _ in range(PARK_TRIES):
-        if process.mode in {Mode.IDLE, Mode.STOP}:
-            return
-        process.request(Mode.PARK, client="the end of its process", human=True)
-        run_cycle(process, clock, _Parking(process, until=clock.now() + PARK_S))
-
-
-class Ending(threading.Event):
-    """Is set by the first Ctrl-C or SIGTERM; more of them change nothing."""
-
-    def __init__(self) -> None:
-        """Take over both signals."""
-        super().__init__()
-        self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _: object) -> None:
-        if self.is_set():
-            _say("it parks before it ends")
-        self.signal = self.signal or number
-        self.set()
-
-
-class _Parking(threading.Event):
-    """Is set once an arm does not park any more, or has taken too long."""
-
-    def __init__(self, process: ArmProcess, *, until: float) -> None:
-        super().__init__()
-        self._process, self._until = process, until
-
-    def is_set(self) -> bool:
-        """Return whether the parking is over."""
-        return self._process.mode is not Mode.PARK or time.monotonic() > self._until
-
-
-def _prove(guard: Guard, config: ArmConfig) -> None:
-    """Raise `Unsafe` unless the guard holds an arm at every limit of its file."""
-    proof = prove_limits(guard, start=config.start_pose)
-    for drive in proof.drives:
-        log.info("limit", drive=str(drive))
-    if not proof.holds:
-        wrong = next((d for d in proof.drives if d.excess > 0), proof.drives[0])
-        raise Unsafe(
-            f"the limits of {config.safety} are not held: {' '.join(str(wrong).split())}; "
-            "the arm is not started: compare the file with conf/safety/default.yaml"
-        )
-
-
-def _end(process: ArmProcess, arm_id: str, number: int) -> int:
-    """Park, say what became of it, and return the exit code."""
-    try:
-        park(process)
-    finally:
-        state = process.state()
-        log.info("end", mode=state.mode.value, reason=state.reason)
-    if state.mode is Mode.STOP:
-        _say(f"{arm_id} is stopped and keeps its torque: {state.reason}")
-        return SAFETY
-    if state.mode is not Mode.IDLE:
-        _say(f"{arm_id} keeps its torque, it could not be parked: {state.reason}")
-        return FAILED
-    return INTERRUPTED if number == signal.SIGINT else OK
-
-
-def _announce(config: ArmConfig, feed: CameraFeed, began: float) -> None:
-    """Wait for the cameras, and say that all is there."""
-    missing = feed.wait(START_S)
-    _say(_ready(config, missing, seconds=time.monotonic() - began))
-
-
-def _ready(config: ArmConfig, missing: Sequence[str], *, seconds: float) -> str:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    megabytes = peak / (2**20 if sys.platform == "darwin" else 2**10)
-    cameras = ", ".join(config.cameras) or "no cameras"
-    without = f" (without a picture: {', '.join(missing)})" if missing else ""
-    return (
-        f"{config.arm_id} on {config.port} is at {config.url}, with {cameras}{without}: "
-        f"limits proven, ready after {seconds:.1f} s, {megabytes:.0f} MB"
-    )
-
-
-def _raise_priority() -> None:
-    """Go before other programs of this machine, where that is allowed and nobody chose else."""
-    if os.getpriority(os.PRIO_PROCESS, 0) == 0:
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-        except OSError as error:
-            log.info("priority stays", reason=error.strerror)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def main(argv: Sequence[str], *, open_arm: OpenArm = open_so101) -> int:
-    """Serve the arm that words name; return the exit code."""
-    cv2.setNumThreads(1)
-    try:
-        words = parse_words(argv, known=WORDS)
-        if words["allow_remote"] not in {"true", "false"}:
-            raise UsageError(f"allow_remote={words['allow_remote']!r}; expected true or false")
-        if words["after_crash"] not in {"stop", "hold"}:
-            raise UsageError(f"after_crash={words['after_crash']!r}; expected stop or hold")
-        folder = Path(words["folder"])
-        config = ArmConfig.load(words["arm_id"], folder=folder)
-        log_to(config.arm_id)
-        _raise_priority()
-        return run(
-            config,
-            folder=folder,
-            allow_remote=words["allow_remote"] == "true",
-            may_go_on=words["after_crash"] == "hold",
-            open_arm=open_arm,
-        )
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except tuple(_CODES) as error:
-        sys.stderr.write(" ".join(str(error).split()) + "\n")
-        return error.code if isinstance(error, ServiceError) else _CODES[type(error)]
-
-
-_CODES: dict[type[Exception], int] = {
-    UsageError: USAGE,
-    ConfigError: USAGE,
-    LimitsError: USAGE,
-    TokenError: USAGE,
-    ServiceError: FAILED,
-    ArmUnusable: NO_DEVICE,
-    LostReply: NO_DEVICE,
-    Unsafe: SAFETY,
-}
+    return keep_alive(load_and_serve)
 
 
 if __name__ == "__main__":

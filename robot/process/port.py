@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from pathlib import Path
 from typing import TextIO
 
@@ -52,3 +53,12 @@ class PortLock:
     def release(self) -> None:
         """Give the right back."""
         self._file.close()
+
+
+def owner(path: Path) -> int | None:
+    """Return the id of the process that last took the right to an arm's port, if one has."""
+    try:
+        found = re.fullmatch(r"pid (\d+)\n", path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return int(found[1]) if found else None

@@ -37,6 +37,10 @@ def test_an_arm_is_started_as_a_module_and_has_time_to_park(read):
     assert stop_s >= 180 / 15 + 20
 
 
+def test_systemd_asks_the_parent_alone_to_end():
+    assert unit("so101-arm@.service")["Service"]["KillMode"] == "mixed"
+
+
 def test_the_nightly_copy_runs_the_script():
     command = unit("so101-nightly-copy.service")["Service"]["ExecStart"].split()
     assert (UNITS.parents[1] / command[-1]).is_file()

@@ -13,13 +13,14 @@ from structlog.testing import capture_logs
 
 from robot.arm_config import ROOT, runtime
 from robot.client import RemoteArm
-from robot.process.daemon import main
-from robot.process.port import PortLock
+from robot.process.port import PortLock, owner
+from robot.process.service import main
 from tests.robot.arm_rig import wait_until
-from tests.robot.fake_daemon import broken_proof, open_arm, quick_proof
+from tests.robot.fake_service import broken_proof, driver, quick_proof
 
 ARM01 = yaml.safe_load((ROOT / "conf" / "arm" / "arm01.yaml").read_text())
 TOKEN = "0123456789abcdef" * 4
+LOCK = runtime("test-arm", "lock")
 
 
 def free_port():
@@ -70,6 +71,35 @@ def ready(process):
     return line
 
 
+def again(process):
+    """Wait until another process of the same arm is ready."""
+    ready(process)
+    assert "killed by signal 9; it is started again at once" in process.stderr.readline()
+
+
+def kill_child(process):
+    """Kill the arm's process, not its parent, and return what its id was."""
+    child = owner(LOCK)
+    assert child != process.pid
+    os.kill(child, signal.SIGKILL)
+    return child
+
+
+def exists(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def told_table_z(process):
+    """Return the height of the table that a client is told."""
+    arm = RemoteArm(process.url, client="curious")
+    arm.close()
+    return arm.limits.table_z
+
+
 def test_it_says_in_one_line_what_it_serves(start):
     process = start("proven")
     line = ready(process)
@@ -108,6 +138,64 @@ def test_a_stopped_arm_keeps_its_torque(start):
     out, _ = process.communicate(timeout=60)
     assert "released with torque on" in out
     assert process.returncode == 4
+
+
+@pytest.mark.parametrize("words", [[], ["fresh"]])
+def test_a_killed_process_comes_back_by_itself_and_stopped(start, words):
+    process = start(*words)
+    ready(process)
+    killed = kill_child(process)
+    again(process)
+    assert owner(LOCK) not in {killed, process.pid}
+    assert (mode(process), state(process)["cause"]) == ("STOP", "fault")
+    assert "ended without parking" in state(process)["reason"]
+
+
+def test_a_killed_process_goes_on_where_it_was_told_so(start):
+    process = start("after_crash=hold")
+    ready(process)
+    kill_child(process)
+    again(process)
+    assert mode(process) == "HOLD"
+
+
+def test_what_the_parent_has_shown_is_not_shown_again_until_a_limit_changes(start, tmp_path):
+    safety = tmp_path / "safety.yaml"
+    limits = yaml.safe_load((ROOT / ARM01["safety"]).read_text())
+    safety.write_text(yaml.safe_dump(limits))
+    process = start(safety=str(safety))
+    ready(process)
+    kill_child(process)
+    again(process)
+    log = tmp_path / "logs" / "test-arm.log"
+    assert "limits changed" not in log.read_text()
+    safety.write_text(yaml.safe_dump(limits | {"table_z": 0.01}))
+    kill_child(process)
+    again(process)
+    assert "limits changed" in log.read_text()
+    assert told_table_z(process) == 0.01
+
+
+def test_a_file_that_makes_no_sense_any_more_ends_it(start, tmp_path):
+    process = start()
+    ready(process)
+    (tmp_path / "test-arm.yaml").write_text("arm_id: test-arm\n")
+    kill_child(process)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "unknown or missing" in err
+
+
+def test_a_killed_parent_leaves_nobody_who_owns_the_arm(start):
+    process = start()
+    ready(process)
+    child = owner(LOCK)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not exists(child))
+    second = start()
+    ready(second)
+    assert mode(second) == "STOP"
 
 
 def test_after_a_crash_it_starts_stopped_until_somebody_resets_it(start):
@@ -173,13 +261,14 @@ def test_an_arm_holds_when_its_client_dies_or_hangs(start, number, reason):
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
     """Return the code and the one line with which a daemon does not start."""
-    monkeypatch.setattr("robot.process.daemon.log_to", lambda name: None)
-    monkeypatch.setattr("robot.process.daemon._raise_priority", lambda: None)
-    monkeypatch.setattr("robot.process.daemon.prove_limits", quick_proof)
+    monkeypatch.setattr("robot.process.service.log_to", lambda name: None)
+    monkeypatch.setattr("robot.process.service._raise_priority", lambda: None)
+    monkeypatch.setattr("robot.process.service.prove_limits", quick_proof)
 
     def refused(*words, **changes):
         write_arm(tmp_path, **changes)
-        code = main(["arm_id=test-arm", f"folder={tmp_path}", *words], open_arm=open_arm)
+        given = ["arm_id=test-arm", f"folder={tmp_path}", *words]
+        code = main(given, live=lambda serve: serve(""), driver=driver)
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         return code, err
@@ -220,7 +309,7 @@ def test_what_cannot_be_started_says_why(refused, words, changes, code, said):
 
 
 def test_limits_that_are_not_held_start_nothing(refused, monkeypatch):
-    monkeypatch.setattr("robot.process.daemon.prove_limits", broken_proof)
+    monkeypatch.setattr("robot.process.service.prove_limits", broken_proof)
     code, line = refused()
     assert code == 4
     assert "elbow 1 steps nearest 0.0 ° BROKEN; the arm is not started" in line
