@@ -32,12 +32,16 @@ class Variation:
             raise ValueError(f"variation is {strength}; expected 0 (none) to 1")
         self._model, self._strength = model, strength
         self._cameras = [model.camera(name).id for name in VIEWS]
+        self._bare = model.geom_matid < 0
         thing = model.body("thing").id
         self._thing, self._mass = thing, float(model.body_mass[thing])
         self._inertia = model.body_inertia[thing].copy()
         self._nominal: dict[str, Floats] = {
             name: getattr(model, name).copy()
-            for name in ("geom_rgba", "geom_friction", "light_diffuse", "cam_pos", "cam_quat")
+            for name in (
+                *("geom_rgba", "mat_rgba", "geom_friction"),
+                *("light_diffuse", "cam_pos", "cam_quat"),
+            )
         }
         self._headlight = np.array([model.vis.headlight.ambient, model.vis.headlight.diffuse])
 
@@ -48,14 +52,22 @@ class Variation:
         model.light_diffuse[:] = nominal["light_diffuse"] * light
         headlight = self._headlight * self._share(rng, LIGHT)
         model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = headlight
-        tint = self._share(rng, COLOUR, (len(nominal["geom_rgba"]), 3))
-        model.geom_rgba[:, :3] = np.clip(nominal["geom_rgba"][:, :3] * tint, 0.0, 1.0)
+        self._tint(rng)
         model.geom_friction[:, 0] = nominal["geom_friction"][:, 0] * self._share(rng, FRICTION)
         mass = self._share(rng, MASS)
         model.body_mass[self._thing] = self._mass * mass
         model.body_inertia[self._thing] = self._inertia * mass
         self._knock_cameras(rng)
         return self._strength * float(rng.uniform(0.0, DELAY_S))
+
+    def _tint(self, rng: np.random.Generator) -> None:
+        """Change colours; where a geom has a material, the material's, which its own would hide."""
+        model, nominal = self._model, self._nominal
+        tint = self._share(rng, COLOUR, (len(nominal["geom_rgba"]), 3))
+        tinted = np.clip(nominal["geom_rgba"][:, :3] * tint, 0.0, 1.0)
+        model.geom_rgba[self._bare, :3] = tinted[self._bare]
+        tint = self._share(rng, COLOUR, (len(nominal["mat_rgba"]), 3))
+        model.mat_rgba[:, :3] = np.clip(nominal["mat_rgba"][:, :3] * tint, 0.0, 1.0)
 
     def _share(
         self, rng: np.random.Generator, most: float, size: tuple[int, ...] = ()

@@ -6,6 +6,7 @@ import pytest
 from robot.scene import Item, Layout
 from robot.tracking import Tracker
 from robot.twin import Twin
+from robot.vision import Image
 
 LAYOUT = Layout(thing=Item("cube", "red"), place=Item("bowl", "blue"))
 
@@ -38,6 +39,18 @@ def test_the_cameras_are_believed_to_stand_where_they_were_calibrated(twin: Twin
     twin.reset(seed=5)
     for name, camera in twin.cameras.items():
         np.testing.assert_array_equal(camera.pos, plain.cameras[name].pos)
+
+
+def test_the_arm_keeps_its_colour(twin: Twin) -> None:
+    """Its plastic is yellow: strong in red and green, weak in blue."""
+    plain = _yellow(picture(Twin(LAYOUT), 6))
+    for seed in range(5):
+        assert _yellow(picture(twin, seed)) > plain / 2
+
+
+def _yellow(image: Image) -> int:
+    red, green, blue = image.astype(int).transpose(2, 0, 1)
+    return int(((red > 60) & (green > 45) & (blue < green / 2)).sum())
 
 
 def test_the_eyes_still_find_cube_and_bowl(twin: Twin) -> None:
