@@ -199,6 +199,22 @@ class Twin:
     def _put_flat(self, spot: NDArray[np.float64]) -> None:
         self._data.mocap_pos[0] = [*spot, 0.0]
 
+    def put(
+        self, *, joint_pos: Joints | None = None, thing: NDArray[np.float64] | None = None
+    ) -> None:
+        """Put the arm into a pose, or the thing's centre (3,) somewhere, at once and at rest.
+
+        No motion leads there, so nothing passes a guard: for making scenes to look at.
+        """
+        if joint_pos is not None:
+            self._pending.clear()
+            self._data.qpos[self._joints] = self._goal = to_radians(joint_pos)
+            self._data.ctrl[:] = self._goal
+        if thing is not None:
+            self._data.joint("thing").qpos[:3] = thing
+        self._data.qvel[:] = 0.0
+        mujoco.mj_forward(self._model, self._data)
+
     def truth(self) -> Truth:
         """Return where everything really is."""
         data = self._data
