@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from rewarder.messages import MAX_BYTES, ScoreBody, clip_message
 from rewarder.reward import Clip, NoScore, Score
+from rewarder.view import View
 
 MAX_ANSWER_BYTES = 1024 * 1024
 HEALTH_TIMEOUT_S = 1.0
@@ -23,19 +24,32 @@ class RemoteReward:
     caller waits as long as it likes.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, token: str | None = None) -> None:
-        """Ask the service at `url`, e.g. `http://127.0.0.1:18080`, and wait `timeout_s` at most."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 10.0,
+        token: str | None = None,
+        view: View | None = None,
+    ) -> None:
+        """Ask the service at `url`, e.g. `http://127.0.0.1:18080`, and wait `timeout_s` at most.
+
+        With a `view`, only the small pictures that it shows are sent, as a vision-language model
+        wants them; a geometric model needs them as the cameras took them.
+        """
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"REWARDER_URL must begin with http:// or https://, not {url!r}")
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._view = view
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Proxies of the environment are for the internet, not for a service on this network.
         self._http = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
 
     def score(self, clip: Clip) -> Score:
         """Return the score of a clip; raise `NoScore` on anything but a sane answer in time."""
-        status, content = self._post("/score", _encoded(clip))
+        sent = clip if self._view is None else self._view.shrink(clip)
+        status, content = self._post("/score", _encoded(sent))
         if status != 200:
             retry = status in _RETRY or status >= 500
             raise NoScore(f"{self.url} answered {status}: {_message_of(content)}", retry=retry)
