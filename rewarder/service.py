@@ -1,6 +1,7 @@
 """The reward service over HTTP, around any `RewardModel`.
 
-`POST /score` and `POST /score_batch` take clips as JSON (`rewarder.messages`); `GET /health`,
+`POST /score` and `POST /score_batch` take clips as JSON (`rewarder.messages`), `POST /preference`
+takes two of one goal (`rewarder.preference_api`); `GET /health`,
 `/ready` and `/metrics` say how the service is. Every refusal is `{code, message, request_id}`.
 """
 
@@ -16,6 +17,8 @@ from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 
 from rewarder.messages import MAX_BYTES, BatchBody, ClipBody, score_message
+from rewarder.pair_judges import ScoreJudge
+from rewarder.preference_api import preference_router
 from rewarder.reward import NoScore, RewardModel
 from robot.access import Door, RefusedError, problem
 from robot.http_server import REQUEST_ID, answer, answer_errors, asked_of, json_body
@@ -127,6 +130,8 @@ def create_app(
     async def score_batch(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
         content, name = await json_body(request, max_bytes=MAX_BYTES), request.state.request_id
         return await desk.run(lambda: desk.score_batch(content, name))
+
+    app.include_router(preference_router(ScoreJudge(model), run=desk.run))
 
     @app.get("/health")
     async def health() -> Mapping[str, str]:  # pyright: ignore[reportUnusedFunction]
