@@ -100,12 +100,15 @@ def arm_table(figures: Figures) -> Table:
 def line(figures: Figures) -> str:
     """Return the figures in one line."""
     counters = figures.counters
+    audited = figures.audited
+    audits = [f"{audited.right}/{audited.audits} audits right"] if audited.audits else []
     mean_return = "-" if figures.mean_return is None else f"{figures.mean_return:.1f}"
     return ", ".join(
         [
             f"{counters.env_steps}/{figures.steps_total} steps",
             f"{counters.episodes} episodes",
             f"success {rate(*figures.total_success)}",
+            *audits,
             f"return {mean_return}",
             f"{figures.steps_per_s:.0f} steps/s",
             f"{counters.updates} updates at {figures.updates_per_s:.0f}/s",

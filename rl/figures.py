@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from rl.audit import Audited
 from rl.labeller import Labelled
 from rl.run_folder import Counters
 from robot.journal import SOURCES
@@ -36,6 +37,8 @@ class Figures:
     """What each arm does."""
     streaming: Mapping[str, float] = field(default_factory=dict[str, float])
     """How rows came from a policy server, where one acts."""
+    audited: Audited = field(default_factory=Audited)
+    """What the judge confirms of the rewarded successes."""
     troubles: Sequence[str] = ()
 
     def metrics(self) -> dict[str, float]:
@@ -53,6 +56,7 @@ class Figures:
             "learner/debt": self.debt,
             **self.losses,
             **self.streaming,
+            **self.audited.metrics(),
             **{f"time/{part}_s": seconds for part, seconds in self.seconds.items()},
         }
         successes, trials = self.total_success

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl.alarm import ALARM, stamp_of
+from rl.audit import AUDITS, audited
 from rl.curves import Line, windowed
 from rl.label import load_score
 from rl.run_folder import EPISODES, RunFolder
@@ -42,7 +44,7 @@ class LiveRun:
     def __init__(self, runs: Path) -> None:
         """Look under `runs`, which need not be there yet."""
         self._runs = runs
-        self._seen: tuple[Path, int, float] | None = None
+        self._seen: tuple[object, ...] | None = None
         self._summary: Mapping[str, object] | None = None
         self._judged: JudgedEpisode | None = None
 
@@ -68,7 +70,7 @@ class LiveRun:
             self._seen, self._summary, self._judged = None, None, None
             return
         stat = (run / EPISODES).stat()
-        seen = (run, stat.st_size, stat.st_mtime)
+        seen = (run, stat.st_size, stat.st_mtime, stamp_of(run / ALARM), stamp_of(run / AUDITS))
         if seen == self._seen:
             return
         lines = list(RunFolder(run).lines(EPISODES))
@@ -114,6 +116,7 @@ def summary(run: Path, lines: Sequence[Line], judged: JudgedEpisode | None) -> M
         "steps": lines[-1].get("env_steps") if lines else 0,
         "curve": success(lines),
         "recent": recent(lines),
+        "audit": audit(run),
         "judged": None if judged is None else _message(judged),
     }
 
@@ -141,6 +144,22 @@ def recent(lines: Sequence[Line]) -> Mapping[str, object] | None:
     won = sum(_won(line) for line in known)
     lower, upper = wilson(won, len(known))
     return {"won": won, "of": len(known), "lower": lower, "upper": upper}
+
+
+def audit(run: Path) -> Mapping[str, object] | None:
+    """Return how many audits confirm the rewarded successes, and what froze updates if so."""
+    try:
+        stands = audited(RunFolder(run))
+    except BadRun as error:
+        return {"right": 0, "of": 0, "lower": 0.0, "frozen": str(error)}
+    if not (stands.audits or stands.frozen):
+        return None
+    return {
+        "right": stands.right,
+        "of": stands.audits,
+        "lower": stands.interval[0],
+        "frozen": stands.frozen.why if stands.frozen else None,
+    }
 
 
 def _outcomes(lines: Sequence[Line]) -> tuple[Sequence[Line], str]:

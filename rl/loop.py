@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from rl.audit import Audit
 from rl.figures import Figures, Tally, episode_line
 from rl.fleet import Snapshot
 from rl.intake import Intake
@@ -36,6 +37,8 @@ class Schedule:
     """Steps before the first update; the arms act at random until the first policy is published."""
     max_debt: int = 1000
     """The arms wait while the learner is more than so many updates behind."""
+    patience_s: float = 600.0
+    """A run whose updates are frozen waits so long for a person before it ends."""
     publish_s: float = 2.0
     checkpoint_s: float = 60.0
     metrics_s: float = 2.0
@@ -45,7 +48,11 @@ class Schedule:
             value: object = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r}; expected a whole number from {least} up")
-        for name, may_be_zero in (("updates_per_step", True), ("minutes", False)):
+        for name, may_be_zero in (
+            ("updates_per_step", True),
+            ("minutes", False),
+            ("patience_s", True),
+        ):
             value = getattr(self, name)
             if value is None and name == "minutes":
                 continue
@@ -73,6 +80,7 @@ class Training:
         intake: Intake,
         folder: RunFolder,
         schedule: Schedule,
+        audit: Audit | None = None,
         view: View | None = None,
         watch: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -80,10 +88,13 @@ class Training:
     ) -> None:
         """Take over objects that are ready; `watch` looks after helpers and says what is wrong.
 
-        `began` is when the person began to wait, on `clock`, if that was earlier.
+        While `audit` has frozen the updates, the arms are held between episodes as well: what they
+        would collect is of a policy that is not trusted. `began` is when the person began to wait,
+        on `clock`, if that was earlier.
         """
         self._learner, self._intake, self._folder = learner, intake, folder
         self._schedule, self._view, self._watch, self._clock = schedule, view, watch, clock
+        self._audit, self._frozen_at = audit or Audit(None, folder), math.inf
         self._metrics, self._tally, self._rates = Metrics(folder), Tally(), _Rates()
         self._counters = Counters()
         self._update_s = 0.02
@@ -113,6 +124,7 @@ class Training:
         self._is_due("checkpoint", self._schedule.checkpoint_s)
         while not (self.stopping.is_set() or self._is_done):
             self._gather()
+            self._look_at_audits()
             self._update()
             self._count_time()
             if self._is_due("publish", self._schedule.publish_s):
@@ -134,13 +146,22 @@ class Training:
             self._folder.checkpoint(self._counters, self._learner.save)
 
     @property
+    def frozen(self) -> str | None:
+        """Return why updates are frozen, if they are, and what to do about it."""
+        event = self._audit.frozen
+        if event is None:
+            return None
+        line = f'make unfreeze RUN={self._folder.path.name} why="..."'
+        return f"updates are frozen: {event.why}; look at the report, then: {line}"
+
+    @property
     def _debt(self) -> float:
         return self._schedule.updates_per_step * self._counters.transitions - self._counters.updates
 
     @property
     def _has_updates_due(self) -> bool:
         enough = self._schedule.warmup_steps <= self._counters.env_steps or self._has_all_steps
-        return enough and self._debt >= 1
+        return enough and self._debt >= 1 and not self._audit.frozen
 
     @property
     def _has_all_steps(self) -> bool:
@@ -151,11 +172,14 @@ class Training:
         minutes = self._schedule.minutes
         if minutes is not None and self._counters.wall_s >= 60 * minutes:
             return True
+        if self._audit.frozen:
+            return self._clock() - self._frozen_at >= self._schedule.patience_s
         return self._has_all_steps and not (self._intake.pending or self._has_updates_due)
 
     def _gather(self) -> None:
         due = self._has_updates_due
-        held = self._has_all_steps or (due and self._debt > self._schedule.max_debt)
+        held = self._has_all_steps or bool(self._audit.frozen)
+        held = held or (due and self._debt > self._schedule.max_debt)
         with self._timed("gather" if due else "wait"):
             arrived = self._intake.gather(0.0 if due else IDLE_S, held=held)
         for labelled in arrived:
@@ -163,12 +187,20 @@ class Training:
             line = episode_line(labelled, self._counters)
             self._folder.append(EPISODES, {"file": self._folder.relative(labelled.path), **line})
 
+    def _look_at_audits(self) -> None:
+        self._audit.look(self._counters)
+        if self._audit.frozen is None:
+            self._frozen_at = math.inf
+        elif math.isinf(self._frozen_at):
+            self._frozen_at = self._clock()
+
     def _learn_from(self, labelled: Labelled) -> None:
         counters, episode = self._counters, labelled.episode
         with self._timed("add"):
             if labelled.transitions:
                 self._learner.add(labelled.transitions)
         self._tally.add(labelled)
+        self._audit.see(labelled)
         self._counters = replace(
             counters,
             env_steps=counters.env_steps + (episode.steps if episode else 0),
@@ -223,8 +255,12 @@ class Training:
             seconds=dict(self._tally.seconds),
             arms=self._intake.status(),
             streaming=self._tally.streaming,
-            troubles=[word for word in (self._watch(), self._intake.trouble) if word],
+            audited=self._audit.figures(),
+            troubles=[word for word in self._troubles() if word],
         )
+
+    def _troubles(self) -> list[str | None]:
+        return [self.frozen, self._watch(), self._intake.trouble, self._audit.trouble]
 
     def _count_time(self) -> None:
         counted, self._counted = (

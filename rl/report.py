@@ -3,13 +3,15 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from rl.charts import Chart, duration, percentage, thousands
+from rl.alarm import FROZEN, Alarm, Event
+from rl.audit import AUDITS, audited
+from rl.charts import Chart, Curve, duration, path, percentage, thousands
 from rl.clips import chosen, clip
 from rl.curves import (
     Line,
@@ -30,6 +32,7 @@ RUNS = Path("runs")
 TEMPLATE = "report.html.j2"
 RECENT = 50
 """Without an evaluation the headline counts so many episodes of practice."""
+AUDITS_SHOWN = 12
 PARTS = {
     "update": "updating the policy",
     "wait": "waiting for the arms",
@@ -74,13 +77,15 @@ def contents(run: RunFolder, facts: Mapping[str, object]) -> dict[str, object]:
     metrics = list(run.lines("metrics.jsonl"))
     result = _result(run.path)
     trials = _trials(run, result)
+    alarm = Alarm(run.path)
     clips = [clip(run.path, title, line) for title, line in chosen(episodes)]
     return {
         "run": run.path.name,
         "facts": facts,
         "result": result,
         "headline": headline(result, episodes),
-        "charts": charts(episodes, trials),
+        "charts": charts(episodes, trials, alarm.events),
+        "audit": audit_table(run, alarm, episodes),
         "confusion": confusion(episodes),
         "unlabelled": sum(not line.get("transitions") for line in episodes),
         "parts": parts(metrics),
@@ -107,16 +112,41 @@ def headline(result: Mapping[str, Any] | None, episodes: Sequence[Line]) -> Head
 
 
 def charts(
-    episodes: Sequence[Line], trials: Sequence[Mapping[str, Any]]
+    episodes: Sequence[Line],
+    trials: Sequence[Mapping[str, Any]],
+    events: Sequence[Event] = (),
 ) -> dict[str, Chart | None]:
     """Return the charts that there is something to draw for."""
     return {
-        "success": success_curve(episodes),
-        "agreement": agreement_curve(episodes),
+        "success": marked(success_curve(episodes), events),
+        "agreement": marked(agreement_curve(episodes), events),
         "returns": return_curve(episodes),
         "guard": guard_curve(episodes),
         "times": time_curve(trials),
     }
+
+
+def marked(chart: Chart | None, events: Sequence[Event]) -> Chart | None:
+    """Return a chart with an upright line wherever updates were frozen."""
+    steps = [float(event.env_steps) for event in events if event.event == FROZEN]
+    if chart is None or not steps:
+        return chart
+    x, y = chart.x, chart.y
+    lines = "".join(path(x, y, [(step, y.low), (step, y.high)]) for step in steps)
+    mark = Curve(name="updates frozen", colour="bad", line=lines)
+    return replace(chart, curves=[*chart.curves, mark])
+
+
+def audit_table(
+    run: RunFolder, alarm: Alarm, episodes: Sequence[Line]
+) -> Mapping[str, object] | None:
+    """Return what the audits say, the newest of them and the alarm's events; None without any."""
+    lines = list(run.lines(AUDITS))
+    if not (lines or alarm.events):
+        return None
+    known = {line.get("file"): line for line in episodes}
+    rows = [{**known.get(line.get("file"), {}), **line} for line in lines[-AUDITS_SHOWN:]]
+    return {"stands": audited(run), "rows": rows[::-1], "events": alarm.events}
 
 
 def parts(metrics: Sequence[Line]) -> list[tuple[str, float, float]]:

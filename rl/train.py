@@ -22,7 +22,8 @@ from rewarder.goal import Goal, parse_goal
 from rewarder.reward import RewardModel
 from rl.actor import Worker
 from rl.arms import check_arms, env_maker, has_processes, is_emulated, kept, start_own_arms
-from rl.command_line import STOPPED, Composed, find_run, run_main, with_earlier, with_task
+from rl.audit import Audit, Rules
+from rl.command_line import CONF, STOPPED, Composed, find_run, run_main, with_earlier, with_task
 from rl.dashboard import make_view
 from rl.evaluate import Conditions, evaluate_run, sentence
 from rl.fleet import Fleet, MakeWorker
@@ -41,6 +42,12 @@ from rl.service import LearnerService
 from robot.limits import SafetyLimits
 from robot.revision import git_revision
 
+FROZEN = 4
+"""Exit code of a run that ended with its updates frozen."""
+NO_JUDGE = "none"
+HAVE_GEOMETRY = ("heuristic", "blend")
+"""Rewards that the heuristic has a part in: it cannot be their judge."""
+
 type Watch = Callable[[], str | None]
 """Looks after helpers and says what is wrong with them."""
 
@@ -51,17 +58,20 @@ def practise(composed: Composed) -> int:
     began = time.monotonic() - time.process_time()
     cfg = composed.cfg
     check_arms(cfg.arm, arms_of(cfg))
+    rules_of(cfg)
+    judge_of(composed)
     fit_to_policy(cfg)
     goal, schedule, learner = goal_of(cfg), schedule_of(cfg), make_learner(cfg)
     folder = open_folder(composed, goal)
     log_to(folder.path / "train.log")
     try:
-        with helpers(composed, goal, folder) as (intake, view, watch):
+        with helpers(composed, goal, folder) as (intake, audit, view, watch):
             training = Training(
                 learner=learner,
                 intake=intake,
                 folder=folder,
                 schedule=schedule,
+                audit=audit,
                 view=view,
                 watch=watch,
                 began=began,
@@ -74,6 +84,10 @@ def practise(composed: Composed) -> int:
     if training.stopping.is_set():
         say(f"stopped; go on with: make train-rl resume={folder.path.name}")
         return STOPPED
+    if training.frozen:
+        say(f"{training.frozen}; go on with: make train-rl resume={folder.path.name}")
+        say(f"report: {write_report(folder.path)}")
+        return FROZEN
     conclude(folder.path, conditions_of(cfg))
     return 0
 
@@ -95,7 +109,16 @@ def schedule_of(cfg: DictConfig) -> Schedule:
     """Return the schedule; raise `BadRun` where a number is none."""
     names = ("steps", "minutes", "updates_per_step", "warmup_steps", "max_debt")
     try:
-        return Schedule(**{name: cfg[name] for name in names})
+        patience_s = cfg.audit.patience_s
+        return Schedule(patience_s=patience_s, **{name: cfg[name] for name in names})
+    except (TypeError, ValueError) as error:
+        raise BadRun(str(error), code=2) from error
+
+
+def rules_of(cfg: DictConfig) -> Rules:
+    """Return when updates freeze; raise `BadRun` where a number is none."""
+    try:
+        return Rules(every=cfg.audit.every, precision=cfg.audit.precision)
     except (TypeError, ValueError) as error:
         raise BadRun(str(error), code=2) from error
 
@@ -128,6 +151,7 @@ def facts(composed: Composed, goal: Goal) -> Mapping[str, object]:
         "seed": int(cfg.seed),
         "actors": len(cfg.arms),
         "reward": str(cfg.rewarder.url or composed.choices["reward"]),
+        "judge": str(cfg.audit.url or judge_of(composed)),
         "git_revision": git_revision(),
         "overrides": list(composed.overrides),
         "command": shlex.join(["python", "-m", "rl.train", *sys.argv[1:]]),
@@ -139,8 +163,8 @@ def facts(composed: Composed, goal: Goal) -> Mapping[str, object]:
 @contextmanager
 def helpers(
     composed: Composed, goal: Goal, folder: RunFolder
-) -> Generator[tuple[Intake, View, Watch]]:
-    """Start the view, the reward service and the arms; end them in the end."""
+) -> Generator[tuple[Intake, Audit, View, Watch]]:
+    """Start the view, the reward service, the judge and the arms; end them in the end."""
     cfg = composed.cfg
     arms = "1 arm" if len(cfg.arms) == 1 else f"{len(cfg.arms)} arms"
     title = f"{goal} {arms}, seed {cfg.seed}, {folder.path}"
@@ -150,23 +174,58 @@ def helpers(
         reward, watch = make_reward(composed, folder, stack)
         labeller = Labeller(reward, folder.labels)
         stack.callback(labeller.close)
+        judge, watch_judge = make_judge(composed, folder, stack)
+        audit = Audit(judge, folder, rules_of(cfg))
+        stack.callback(audit.close)
         intake = Intake(make_fleets(cfg, goal, folder, stack), labeller, folder)
-        yield intake, view, lambda: own_arms() or watch()
+        yield intake, audit, view, lambda: own_arms() or watch() or watch_judge()
 
 
 def make_reward(
     composed: Composed, folder: RunFolder, stack: ExitStack
 ) -> tuple[RewardModel, Watch]:
     """Return the reward service's client, and what looks after a service of the run's own."""
-    cfg, watch = composed.cfg, None
-    url = str(cfg.rewarder.url or "")
+    cfg, reward = composed.cfg, composed.choices["reward"]
+    log_file = folder.path / "rewarder.log"
+    return client_of(str(cfg.rewarder.url or ""), reward, cfg, log_file, stack)
+
+
+def make_judge(
+    composed: Composed, folder: RunFolder, stack: ExitStack
+) -> tuple[RewardModel | None, Watch]:
+    """Return the client of the judge of the audits, if there is to be one, and its watch."""
+    cfg, judge = composed.cfg, judge_of(composed)
+    url = str(cfg.audit.url or "")
+    if judge == NO_JUDGE and not url:
+        return None, lambda: None
+    return client_of(url, judge, cfg, folder.path / "judge.log", stack)
+
+
+def judge_of(composed: Composed) -> str:
+    """Return the option of conf/reward that judges the rewarded successes again, or `none`."""
+    judge, reward = str(composed.cfg.judge), composed.choices["reward"]
+    models = {path.stem for path in (CONF / "reward").glob("*.yaml")}
+    if judge == "auto":
+        return NO_JUDGE if reward in HAVE_GEOMETRY else "heuristic"
+    if judge == reward:
+        raise BadRun(f"judge={judge} is the reward itself; give another model, or none", code=2)
+    if judge != NO_JUDGE and judge not in models:
+        known = ", ".join(sorted(models))
+        raise BadRun(f"unknown judge {judge!r}; known: auto, none, {known}", code=2)
+    return judge
+
+
+def client_of(
+    url: str, model: str, cfg: DictConfig, log_file: Path, stack: ExitStack
+) -> tuple[RemoteReward, Watch]:
+    """Return a client of the service at `url`, or of one of the run's own that serves `model`."""
+    watch = None
     if not url:
-        service = OwnRewarder(composed.choices["reward"], folder.path / "rewarder.log")
+        service = OwnRewarder(model, log_file)
         stack.callback(service.close)
         url, watch = service.url, service.check
-    client = RemoteReward(
-        url, timeout_s=float(cfg.rewarder.timeout_s), token=os.environ.get("REWARDER_TOKEN")
-    )
+    token = os.environ.get("REWARDER_TOKEN")
+    client = RemoteReward(url, timeout_s=float(cfg.rewarder.timeout_s), token=token)
     stack.callback(client.close)
     return client, watch or (lambda: None)
 

@@ -32,6 +32,18 @@ function showSuccess(run) {
   else successPlot = makePlot(box, successOptions, data);
 }
 
+// What a second model makes of the rewarded successes, and whether that has frozen the updates.
+function showAudit(run) {
+  const line = document.getElementById("audit");
+  const audit = run && run.audit;
+  line.hidden = !audit;
+  line.textContent = "";
+  if (!audit) return;
+  line.classList.toggle("alarm", audit.frozen !== null);
+  const share = audit.of ? `Audits: ${audit.right} of ${audit.of} rewarded successes confirmed (at least ${Math.round(100 * audit.lower)} % at 95 %)` : "No audit counts yet";
+  line.textContent = audit.frozen ? `Updates are frozen: ${audit.frozen}. Let them go on: make unfreeze RUN=${run.run} why="…"` : share;
+}
+
 function showReward(judged) {
   const box = document.getElementById("reward-plot");
   document.getElementById("player").hidden = !judged;
@@ -102,6 +114,7 @@ async function refresh() {
     const { run, disk, links } = await answer.json();
     showLinks(disk, links);
     showSuccess(run);
+    showAudit(run);
     showReward(run && run.judged);
   } catch (error) {
     // The pill in the header says that the dashboard does not answer.

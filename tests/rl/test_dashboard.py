@@ -2,6 +2,7 @@ import io
 
 from rich.console import Console
 
+from rl.audit import Audited
 from rl.dashboard import Lines, Terminal
 from rl.figures import Figures
 from rl.run_folder import Counters
@@ -51,6 +52,11 @@ def test_a_line_says_how_the_run_stands():
         "ETA 5 s",
     ):
         assert part in line
+
+
+def test_audits_are_counted_in_the_line():
+    assert "12/13 audits right" in lines_of(figures(audited=Audited(right=12, audits=13)))[1]
+    assert "audits" not in lines_of(figures())[1]
 
 
 def test_trouble_is_said_before_the_ten_seconds_are_over():

@@ -2,6 +2,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from rl.alarm import FROZEN, UNFROZEN, Alarm
+from rl.audit import AUDITS
 from tests.rl.browser import Page, find_browser
 from tests.rl.live import TOKEN, FakeArm, dashboard, served
 from tests.rl.test_live_runs import make_run
@@ -16,14 +18,16 @@ pytestmark = pytest.mark.skipif(
 def opened(tmp_path_factory):
     """Show two arms, one of them silent, and a run, in a browser."""
     runs, arm = tmp_path_factory.mktemp("runs"), FakeArm()
-    make_run(runs, episodes=12)
+    run = make_run(runs, episodes=12)
+    told = [f'{{"number": {number}, "right": true}}\n' for number in range(9)]
+    (run / AUDITS).write_text("".join(told))
     with ExitStack() as stack:
         urls = {"arm01": stack.enter_context(served(arm.app)), "arm02": "http://127.0.0.1:9"}
         url = stack.enter_context(dashboard(urls, runs))
         page = Page(BROWSER, tmp_path_factory.mktemp("browser"))
         stack.callback(page.close)
         page.open(url)
-        yield page, arm
+        yield page, arm, run
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def arm(opened):
 
 @pytest.fixture
 def page(opened, arm):
-    page, _ = opened
+    page = opened[0]
     page.until("text('[data-arm=arm01] .mode') === 'RUN'".replace("text", TEXT))
     return page
 
@@ -108,3 +112,12 @@ def test_a_reset_takes_a_token_that_the_page_forgets(page, arm):
 
 def test_the_page_complains_of_nothing(page):
     assert page.complaints == []
+
+
+def test_audits_and_a_freeze_are_shown(page, opened):
+    page.until(f"{shown('#audit')}.includes('9 of 9 rewarded successes confirmed')")
+    alarm = Alarm(opened[2])
+    alarm.add(FROZEN, why="the judge confirms 0 of 5", episodes=12)
+    page.until(f"{shown('#audit')}.includes('frozen: the judge confirms 0 of 5')")
+    alarm.add(UNFROZEN, why="the red cup is gone", episodes=12)
+    page.until(f"{shown('#audit')} === ''")

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from rewarder.reward import Score
+from rl.alarm import FROZEN, Alarm
+from rl.audit import AUDITS
 from rl.label import save_score
 from rl.live_runs import LiveRun, newest_run, success
 from rl.run_folder import RunFolder
@@ -81,6 +83,19 @@ def test_a_new_episode_is_seen(tmp_path):
     with (run / "episodes.jsonl").open("a") as lines:
         lines.write('{"env_steps": 99}\n{"torn')
     assert live.summary()["steps"] == 99
+
+
+def test_audits_and_a_freeze_are_seen_at_once(tmp_path):
+    run, live = make_run(tmp_path), LiveRun(tmp_path)
+    assert live.summary()["audit"] is None
+    with (run / AUDITS).open("a") as lines:
+        lines.writelines(
+            f'{{"number": {n}, "right": {"true" if n else "false"}}}\n' for n in (0, 1)
+        )
+    said = live.summary()["audit"]
+    assert (said["right"], said["of"], said["frozen"]) == (1, 2, None)
+    Alarm(run).add(FROZEN, why="the judge confirms none", episodes=2)
+    assert live.summary()["audit"]["frozen"] == "the judge confirms none"
 
 
 @pytest.mark.parametrize("file", ["../../../etc/passwd", "/etc/passwd", "journals/none.npz"])

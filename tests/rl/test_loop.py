@@ -1,8 +1,12 @@
 import json
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
+from rl.alarm import UNFROZEN, Alarm
+from rl.audit import AUDITS, Audit, Rules
 from rl.fleet import LocalFleet
 from rl.intake import Intake
 from rl.labeller import Labeller
@@ -139,6 +143,94 @@ def test_metrics_and_state_are_there_to_read(folder):
     labeller.close()
     assert json.loads((folder.path / "state.json").read_text())["updates"] == run.counters.updates
     assert next(folder.lines("metrics.jsonl"))["env_steps"] > 0
+
+
+class Gullible(FakeReward):
+    """Calls everything a success."""
+
+    def score(self, clip):
+        fair = super().score(clip)
+        return replace(fair, success=np.ones(len(clip), bool))
+
+
+class Watcher:
+    """Hands a run's figures to a function."""
+
+    def __init__(self, look):
+        self.show = look
+
+
+def audited(folder, judge, look=lambda figures: None, *, patience_s=0.5):
+    """Return a run with a gullible reward, every success of which is audited."""
+    audit = Audit(judge, folder, Rules(every=1))
+    schedule = Schedule(steps=200, warmup_steps=10, publish_s=0.0, patience_s=patience_s)
+    run, learner, labeller = training(
+        folder, schedule=schedule, reward=Gullible(), audit=audit, view=Watcher(look)
+    )
+    run.restore()
+    run.run()
+    labeller.close()
+    audit.close()
+    return run, learner
+
+
+def test_a_fooled_reward_freezes_updates_and_holds_the_arms(folder):
+    run, learner = audited(folder, FakeReward())
+    event = Alarm(folder.path).frozen
+    assert "confirms 0 of the newest" in event.why
+    assert run.counters.env_steps < 200
+    assert learner.updates == run.counters.updates == event.updates
+    assert f"make unfreeze RUN={folder.path.name}" in run.frozen
+    newest = list(folder.lines("metrics.jsonl"))[-1]
+    assert (newest["audit/frozen"], newest["audit/precision"]) == (1.0, 0.0)
+
+
+def test_a_frozen_run_stays_frozen_when_it_goes_on(folder):
+    first, _ = audited(folder, FakeReward())
+    again, learner = audited(folder, FakeReward(), patience_s=0.0)
+    assert again.frozen
+    assert again.counters.updates == first.counters.updates == learner.updates
+
+
+def test_a_frozen_run_goes_on_once_a_person_says_so(folder):
+    told = []
+
+    def look(figures):
+        if figures.audited.frozen and not told:
+            told.append(figures.troubles[0])
+            known = sum(1 for _ in folder.lines("episodes.jsonl"))
+            Alarm(folder.path).add(UNFROZEN, why="the lamp is fixed", episodes=known)
+
+    judge = FakeReward()
+    run, learner = audited(folder, Turncoat(judge, told), look, patience_s=60.0)
+    assert "updates are frozen: the judge confirms" in told[0]
+    assert (run.frozen, run.counters.env_steps) == (None, 200)
+    assert learner.updates > Alarm(folder.path).events[0].updates
+
+
+class Turncoat:
+    """Denies every success until somebody is told of it, and confirms every one after that."""
+
+    def __init__(self, denies, told):
+        self.denies, self.told, self.confirms = denies, told, Gullible()
+
+    def score(self, clip):
+        return (self.confirms if self.told else self.denies).score(clip)
+
+
+def test_a_run_whose_successes_are_confirmed_goes_to_its_end(folder):
+    run, learner = audited(folder, Gullible())
+    assert (run.frozen, run.counters.env_steps) == (None, 200)
+    assert learner.updates == run.counters.transitions // 2
+    assert all(line["right"] for line in folder.lines(AUDITS))
+
+
+def test_a_judge_that_is_away_holds_nobody_up(folder):
+    judge = FakeReward()
+    judge.away = True
+    words = []
+    run, _ = audited(folder, judge, lambda figures: words.extend(figures.troubles))
+    assert (run.frozen, run.counters.env_steps) == (None, 200)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": "many"}, {"steps": 9, "max_debt": 0}])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from rewarder.reward import Score
+from rl.alarm import FROZEN, UNFROZEN, Alarm
+from rl.audit import AUDITS
 from rl.label import save_score
 from rl.report import headline, main, parts, write_report
 from robot.camera import encode_jpeg
@@ -199,6 +201,41 @@ def test_false_alarms_of_the_reward_model_are_counted(run):
     text = page(run)
     assert "<b>1</b>false alarm" in text
     assert "<b>2</b>missed" in text
+
+
+def test_a_run_without_audits_shows_none(run):
+    run.practise([False, True])
+    assert "Audits of the rewarded" not in page(run)
+
+
+def test_audits_stand_beside_the_truth(run):
+    run.practise([False, True, True])
+    told = (run.folder / "episodes.jsonl").read_text().splitlines()
+    files = [json.loads(line)["file"] for line in told]
+    audits = [{"file": file, "number": n, "policy": "a"} for n, file in enumerate(files)]
+    for line, right in zip(audits, (False, True, None), strict=True):
+        run.append(AUDITS, [{**line, "right": right}])
+    text = page(run)
+    assert "1 of the newest 2 confirmed" in text
+    assert "1 could not be judged" in text
+    assert "<td>denies</td><td>none</td>" in text
+    assert "<td>confirms</td><td>a success</td>" in text
+    assert "<td>no score</td><td>a success</td>" in text
+    assert "Updates are frozen" not in text
+
+
+def test_a_frozen_run_says_so_first_and_marks_where(run):
+    run.practise([False, True] * 4)
+    alarm = Alarm(run.folder)
+    alarm.add(FROZEN, why="the judge confirms 0 of 5", episodes=6, env_steps=48)
+    text = page(run)
+    assert text.index("the judge confirms 0 of 5") < text.index("Success while practising")
+    assert "updates frozen</span>" in text
+    assert f"make unfreeze RUN={run.folder.name}" in text
+    alarm.add(UNFROZEN, why="the red cup is gone", episodes=8)
+    text = page(run)
+    assert "Updates are frozen" not in text
+    assert "the red cup is gone" in text
 
 
 def test_a_full_page_asks_nobody_for_anything(run):
