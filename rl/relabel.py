@@ -40,10 +40,16 @@ class Relabelling:
     """Of those, how many earn something else, end in another way, or had no label."""
     unscored: int
     """The model could not judge these, or they are damaged; what label they had stays."""
+    successes_before: int
+    successes_after: int
+    """Of all episodes, how many are called a success."""
 
     def __str__(self) -> str:
         words = f"{self.relabelled} of {self.episodes} episodes have a label of this reward"
-        return f"{words}, {self.changed} of them another than before; {self.unscored} keep theirs"
+        changed = f"{self.changed} of them another than before; {self.unscored} keep theirs"
+        return (
+            f"{words}, {changed}; {self.successes_before} successes became {self.successes_after}"
+        )
 
 
 def relabel(
@@ -59,7 +65,7 @@ def relabel(
     Raise `BadRun` where the model gives no score for `patience_s`; each episode then has either
     label, whole.
     """
-    paths, fates = folder.episodes(), list[Labelled]()
+    paths, fates, before = folder.episodes(), list[Labelled](), _successes(folder)
     labeller = Labeller(model, folder.labels)
     try:
         for path in paths:
@@ -77,8 +83,17 @@ def relabel(
         changed = _retell(folder, fates)
     scored = sum(fate.reason is None for fate in fates)
     return Relabelling(
-        episodes=len(paths), relabelled=scored, changed=changed, unscored=len(paths) - scored
+        episodes=len(paths),
+        relabelled=scored,
+        changed=changed,
+        unscored=len(paths) - scored,
+        successes_before=before,
+        successes_after=_successes(folder),
     )
+
+
+def _successes(folder: RunFolder) -> int:
+    return sum(bool(line.get("rewarded_success")) for line in folder.lines(EPISODES))
 
 
 def _silence(labeller: Labeller, scored: int, total: int) -> str:

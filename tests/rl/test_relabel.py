@@ -43,6 +43,12 @@ def test_every_episode_gets_the_new_reward(run):
     assert {load_score(run.labels, path.stem).model for path in run.episodes()} == {"generous/1"}
 
 
+def test_successes_are_counted_before_and_after(run):
+    result = relabel(run, Generous())
+    assert (result.successes_before, result.successes_after) == (0, 5)
+    assert str(result).endswith("0 successes became 5")
+
+
 def test_only_what_the_label_says_changes_in_the_runs_own_account(run):
     before = list(run.lines(EPISODES))
     relabel(run, Generous())
