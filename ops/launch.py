@@ -17,10 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWING_MODULES = (
+    "ops.bench_alarm",
+    "ops.bench_preferences",
     "ops.calibrate_camera",
+    "ops.reward_scenes",
+    "ops.reward_sets",
+    "ops.train_embedded",
     "ops.tune_colours",
     "pytest",
     "rl.ab",
+    "rl.ab_reward",
     "rl.actor",
     "rl.evaluate",
     "rl.record_scripted",
