@@ -24,7 +24,7 @@ setup-serve: .venv/.ready-serve ## Add the large models: LeRobot's policies, tra
 .venv/.ready-serve: uv.lock pyproject.toml ops/setup.sh
 	@sh ops/setup.sh arm serve
 
-train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN)
+train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) $(if $(filter embedded blend qwen lerobot,$(reward)),setup-serve) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN)
 	@$(launch) rl.train
 
 evaluate: setup ## Count successes of a run on fresh episodes (RUN=runs/… episodes=200)
@@ -39,8 +39,35 @@ ab: setup ## Compare two runs on the same seeds (A=runs/… B=runs/…)
 relabel: setup ## Give the stored episodes of a run a reward again (RUN=runs/…)
 	@$(launch) rl.relabel RUN JSON
 
-serve-rewarder: setup ## Serve the reward model (REWARDER_PORT=18080)
-	@$(launch) rewarder.server
+serve-rewarder: $(if $(filter embedded blend qwen lerobot,$(REWARD) $(reward)),setup-serve,setup) ## Serve the reward model (REWARD=qwen MODEL=Qwen/Qwen3-VL-8B-Instruct; REWARDER_PORT=18080)
+	@$(launch) rewarder.server REWARD
+
+label: setup ## Have people judge clips of a run in a browser (RUN=runs/… PAIRS=40 raters=anna,ben)
+	@$(launch) rl.label_run RUN PAIRS
+
+agreement: setup-serve ## Measure how far a reward model agrees with labelled clips (REWARD=embedded SET=twin200)
+	@$(launch) rewarder.agree REWARD SET JSON
+
+calibrate-reward: setup-serve ## Fit a reward model's probabilities and threshold to labelled clips (REWARD=embedded SET=twin50)
+	@$(launch) rewarder.calibrate REWARD SET
+
+unfreeze: setup ## Let a run learn on that the alarm has frozen (RUN=runs/… why="…")
+	@$(launch) rl.unfreeze RUN
+
+ab-reward: setup-serve ## Train with two rewards on the same seeds and compare them on ground truth (A=heuristic B=embedded task=lift seeds=0,1)
+	@$(launch) rl.ab_reward A B JSON
+
+train-classifier: setup ## Train a small network that judges pictures of this bench (DATA=FOLDER OUT=FOLDER)
+	@$(launch) rewarder.train_classifier DATA OUT
+
+train-preference: setup ## Learn a reward from pairs that people and models have judged (RUN=runs/… OUT=FOLDER)
+	@$(launch) rewarder.train_preference RUN OUT
+
+train-embedded-vlm: setup-serve ## Train the small Qwen3-VL that comes along, on the simulated arm (OUT=FOLDER minutes=30)
+	@$(launch) ops.train_embedded OUT
+
+reward-sets: setup ## Film a set of clips of the simulated arm with its ground truth (out=FOLDER n=50 seed=5000000)
+	@$(launch) ops.reward_sets
 
 serve-pi: setup-serve ## Serve a policy to any number of arms (POLICY=scripted:place or a folder; POLICY_SERVER_PORT=8080)
 	@$(launch) policy_server.server
@@ -129,6 +156,12 @@ bench-rtc: setup-arm ## Place on emulated arms by a served policy, with and with
 serve-simulation: setup ## Predict how many arms a policy server keeps in rows, and check it (arms=1,4,64 check=1 JSON=…)
 	@$(launch) ops.serve_simulation JSON
 
+bench-alarm: setup ## Train on a reward that can be fooled, with and without the alarm (JSON=…)
+	@$(launch) ops.bench_alarm JSON
+
+bench-preferences: setup ## Measure how many pairs a person has to judge; all raters are simulated (task=place JSON=…)
+	@$(launch) ops.bench_preferences JSON
+
 bench-serve: setup-arm ## Measure the policy server beside openpi's and LeRobot's (JSON=serve.json ARGS="--only one crowd --minutes 10")
 	@.venv/bin/python -m ops.bench_serve $(if $(JSON),--json "$(JSON)") $(ARGS)
 
@@ -156,7 +189,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder serve-pi finetune ping-policy run-arm emulate move-leader arm doctor calibrate \
-	dashboard takeover home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push \
-	nightly-copy safety chaos calibrate-camera tune-colours bench bench-rtc bench-serve fuzz-wire serve-simulation results-table mac-bootstrap gpu-bootstrap test lint \
-	check clean
+.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder label agreement calibrate-reward unfreeze ab-reward \
+	train-classifier train-preference train-embedded-vlm reward-sets serve-pi finetune ping-policy run-arm emulate move-leader arm doctor calibrate dashboard takeover \
+	home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push nightly-copy safety chaos calibrate-camera tune-colours \
+	bench bench-rtc bench-preferences bench-alarm bench-serve fuzz-wire serve-simulation results-table mac-bootstrap gpu-bootstrap test lint check clean

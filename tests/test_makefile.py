@@ -15,6 +15,8 @@ TARGETS = {
     "gpu-bootstrap", "results-table", "clean", "setup-arm", "emulate", "arm", "doctor", "dashboard",
     "takeover", "home", "park", "jog", "record", "record-scripted", "dataset-export", "calibrate",
     "dataset-check", "dataset-repair", "hf-login", "hub-push", "nightly-copy", "safety", "chaos",
+    "label", "agreement", "calibrate-reward", "unfreeze", "ab-reward", "train-classifier",
+    "train-preference", "train-embedded-vlm", "reward-sets",
 }  # fmt: skip
 GOALS = [
     "Put the green cube in the blue bowl.",

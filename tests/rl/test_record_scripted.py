@@ -28,7 +28,7 @@ def test_the_expert_records_a_success_with_both_cameras(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["task=stack"], ["fps=25"], ["goal=Dance."], ["episodes=many"], ["size=0.5"]]
+    "words", [["task=fold"], ["fps=25"], ["goal=Dance."], ["episodes=many"], ["size=0.5"]]
 )
 def test_words_that_mean_nothing_end_with_two(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dataset, "JOURNALS", tmp_path)
