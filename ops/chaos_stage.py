@@ -25,8 +25,7 @@ from ops.safety_checks.rig import RigArm, RigError, Verdict, tail
 from ops.safety_checks.stub import StubRewarder, garbage
 from ops.safety_checks.victims import context, limited, made_up_episode, promised_episode, sealer
 from rewarder.client import RemoteReward
-from rewarder.reward import NoScore
-from rl.label import clip_of
+from rewarder.reward import NoScore, clip_of
 from robot.arm_config import ROOT
 from robot.client import RemoteArm
 from robot.emulator.admin import NoEmulator, Refused

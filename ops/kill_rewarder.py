@@ -26,9 +26,9 @@ from policy_server.backends.null import RandomPolicy
 from rewarder.client import RemoteReward
 from rewarder.goal import task_goal
 from rewarder.heuristic import HeuristicReward
-from rewarder.reward import Clip, NoScore, RewardModel, Score
+from rewarder.reward import Clip, NoScore, RewardModel, Score, clip_of
 from rl import own_process
-from rl.label import clip_of, load_score
+from rl.label import load_score
 from rl.labeller import Labelled, Labeller
 from rl.own_rewarder import OwnRewarder
 from rl.progress import say

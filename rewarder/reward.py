@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robot.journal import Episode
 from robot.vision import CameraModel
 
 MAX_STEPS = 256
@@ -41,6 +42,17 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.stamps)
+
+
+def clip_of(episode: Episode) -> Clip:
+    """Return what a reward model gets to see: all observations, both looks included."""
+    return Clip(
+        goal=episode.info.goal,
+        stamps=episode.stamps,
+        frames=episode.frames,
+        joint_pos=episode.joint_pos,
+        joint_target=episode.joint_target,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,7 +27,7 @@ from rewarder.clip_set import INFO, BadSet, open_set
 from rewarder.goal import UnknownGoal, parse_goal
 from rewarder.pairs import FILE, BadPairs, PairLabel, newest, read_pairs
 from rewarder.preference import About, Ensemble, Rows, clip_features, save_ensemble, spread
-from rewarder.reward import Clip, NoScore
+from rewarder.reward import NoScore, clip_of
 from rewarder.statistics import wilson
 from robot.journal import read_episode
 from robot.sealed import Damaged
@@ -64,18 +64,6 @@ class Plan:
     seed: int
 
 
-def episode_clip(path: Path) -> Clip:
-    """Return a sealed episode as a clip; raise `Damaged`."""
-    episode = read_episode(path)
-    return Clip(
-        goal=episode.info.goal,
-        stamps=episode.stamps,
-        frames=episode.frames,
-        joint_pos=episode.joint_pos,
-        joint_target=episode.joint_target,
-    )
-
-
 def episodes_of(run: Path) -> dict[str, Path]:
     """Return the sealed episodes of a run's folder by name."""
     return {path.stem: path for path in sorted(run.glob("journals/*/episodes/*.npz"))}
@@ -87,7 +75,7 @@ def see(
     """Yield the features of each episode that there is and that shows anything."""
     for name in names:
         try:
-            rows, valid = clip_features(episode_clip(paths[name]), cameras)
+            rows, valid = clip_features(clip_of(read_episode(paths[name])), cameras)
         except (KeyError, Damaged, NoScore, OSError):
             continue
         if valid.any():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rewarder.reward import Clip, NoScore, Score
+from rewarder.reward import NoScore, Score
 from rl.transition import Transition
 from robot.journal import Episode
 from robot.sealed import Damaged, make_folder, pack, read_limited, seal, unpack
@@ -17,17 +17,6 @@ STAYS_DONE = ("push", "place", "stack")
 """Tasks whose goal outlasts the retreat, so that the look after can deny a success."""
 VERSION = 1
 """Of the layout of a score's file."""
-
-
-def clip_of(episode: Episode) -> Clip:
-    """Return what a reward model gets to see: all observations, both looks included."""
-    return Clip(
-        goal=episode.info.goal,
-        stamps=episode.stamps,
-        frames=episode.frames,
-        joint_pos=episode.joint_pos,
-        joint_target=episode.joint_target,
-    )
 
 
 def label(

@@ -25,8 +25,8 @@ from rewarder.pairs import (
     said_by,
 )
 from rewarder.preference import ABOUT, PreferenceReward, Rows, chances, spread
-from rewarder.reward import NoScore
-from rl.label import clip_of, load_score
+from rewarder.reward import NoScore, clip_of
+from rl.label import load_score
 from rl.run_folder import RunFolder
 from robot.journal import read_episode
 from robot.sealed import Damaged, seal

@@ -29,10 +29,10 @@ from rewarder.clip_set import (
 from rewarder.label_desk import LabelDesk, create_app
 from rewarder.pair_judges import value
 from rewarder.pairs import FILE, BadPairs
-from rewarder.reward import Clip, Score
+from rewarder.reward import Clip, Score, clip_of
 from rl.command_line import find_run
 from rl.evaluate import RUNS
-from rl.label import STAYS_DONE, clip_of, load_score
+from rl.label import STAYS_DONE, load_score
 from rl.label_pairs import load_judge, questions
 from rl.progress import say
 from rl.run_folder import EPISODES, RunFolder

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from rewarder.reward import NoScore, RewardModel, Score
-from rl.label import clip_of, label, load_score, save_score
+from rewarder.reward import NoScore, RewardModel, Score, clip_of
+from rl.label import label, load_score, save_score
 from rl.transition import Transition
 from robot.journal import Episode, read_episode
 from robot.sealed import Damaged

@@ -15,8 +15,7 @@ from ops.safety_checks.row import MOST_EXAMPLES, Row, not_measured, spread
 from ops.safety_checks.stub import StubRewarder, garbage, good_answer
 from ops.safety_checks.victims import limited, made_up_episode
 from rewarder.client import RemoteReward
-from rewarder.reward import Clip, NoScore
-from rl.label import clip_of
+from rewarder.reward import Clip, NoScore, clip_of
 from rl.labeller import Labeller
 from robot.journal import Journal
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewarder.reward import NoScore, Score
-from rl.label import clip_of, label, load_score, save_score
+from rewarder.reward import NoScore, Score, clip_of
+from rl.label import label, load_score, save_score
 from robot.sealed import Damaged
 from tests.rl.practice import fake_episode
 
