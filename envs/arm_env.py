@@ -15,7 +15,7 @@ from envs.state import sizes, state_of, state_space
 from envs.tasks import TASKS
 from policy_server.policy import PolicySpec
 from rewarder.goal import Goal
-from robot.arm import Joints, Observation, frozen
+from robot.arm import LOOK_POSE, Joints, Observation, frozen
 from robot.guard import Command, SafeArm
 from robot.kinematics import tool_position
 from robot.scene import Scene
@@ -27,8 +27,6 @@ CONTROL_PERIOD_S = 0.05
 HZ = 10.0
 """Steps a second, where a policy was not made for another pace."""
 STEP_S = 1 / HZ
-LOOK_POSE = (-80.0, -97.0, 92.0, 45.0, TOOL_ROLL_DEG)
-"""Folded, so that every camera sees the whole table, degrees."""
 START_POSE = (8.0, -14.0, 10.0, 94.0, TOOL_ROLL_DEG)
 """Tool down, the open jaws about 90 mm over the middle of the workspace, degrees."""
 NEARLY_FOLDED = 25.0

@@ -20,6 +20,7 @@ from rewarder.faults import (
 )
 from rewarder.goal import UnknownGoal, parse_goal
 from rewarder.reward import Clip
+from robot.arm import LOOK_POSE
 from robot.camera import encode_jpeg
 from robot.pictures import any_picture
 from robot.vision import FROZEN_AFTER_S, FROZEN_MOVE_DEG, CameraModel, Image
@@ -28,8 +29,6 @@ type Roi = tuple[float, float, float, float]
 """Left, top, right, bottom as fractions of the whole picture."""
 
 WHOLE: Roi = (0.0, 0.0, 1.0, 1.0)
-LOOK_POSE = (-80.0, -97.0, 92.0, 45.0, 90.0)
-"""Folded, so that the arm hides nothing of the table, degrees; the gripper does not matter."""
 LOOK_WITHIN_DEG = 8.0
 """How far each joint may be from the look pose."""
 MAX_SIDE = 1920

@@ -19,6 +19,9 @@ JOINTS = (
 )
 """Joint names in LeRobot's order; five in degrees, the gripper from 0 (closed) to 100 (open)."""
 
+LOOK_POSE = (-80.0, -97.0, 92.0, 45.0, 90.0)
+"""Of all but the gripper, degrees: folded, so that every camera sees the whole table."""
+
 type Joints = NDArray[np.float64]
 """Six joint values, shape (6,), in the order and units of `JOINTS`."""
 

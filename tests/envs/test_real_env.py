@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from envs import real_env
-from envs.arm_env import LOOK_POSE, STEP_S
+from envs.arm_env import STEP_S
 from envs.bench import Bench
 from envs.homing import ArmStopped
 from envs.real_env import EmulatedTable, require_cameras
 from rewarder.goal import task_goal
+from robot.arm import LOOK_POSE
 from robot.arm_config import ArmConfig
 from robot.client import ArmUnavailable
 from robot.kinematics import tool_position

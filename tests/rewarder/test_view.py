@@ -11,7 +11,8 @@ from rewarder.faults import picture_fault
 from rewarder.goal import task_goal
 from rewarder.heuristic import HeuristicReward
 from rewarder.reward import Clip
-from rewarder.view import LOOK_POSE, MAX_JPEG_BYTES, View, load_references
+from rewarder.view import MAX_JPEG_BYTES, View, load_references
+from robot.arm import LOOK_POSE
 from robot.camera import encode_jpeg
 from robot.pictures import any_picture, jpeg_size
 from robot.vision import CameraModel
@@ -186,11 +187,6 @@ def test_without_a_look_nothing_is_said_of_where_a_camera_stands(twin, sound):
 
 def test_the_arm_is_out_of_the_picture_in_the_look_pose(sound):
     assert View().looks(sound).tolist() == [True, False, False, True]
-
-
-def test_the_look_pose_is_that_of_the_environment():
-    arm_env = pytest.importorskip("envs.arm_env")
-    assert np.allclose(arm_env.LOOK_POSE, LOOK_POSE)
 
 
 @given(st.integers(0, 2**32 - 1))
