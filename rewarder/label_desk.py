@@ -6,7 +6,7 @@ clips again in another order without seeing what they said. An answer counts onc
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,22 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rewarder.clip_set import BadSet, Label, append_label, open_set
 from rewarder.pairs import Pair, PairLabel, Preferred, append_pairs, newest, read_pairs
 from robot.access import Door, RefusedError
-from robot.http_server import Gate, answer_errors, json_body
+from robot.http_server import Careful, Gate, answer_errors, json_body
 
 PAGE = Path(__file__).with_name("label_page")
 FILES = {path.name: path for path in PAGE.iterdir()}
 SECOND_LOOKS = 0.2
 """Share of the clips that a rater is shown again."""
 MAX_BODY = 4096
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 class _Message(BaseModel):
@@ -223,8 +214,8 @@ def create_app(desk: LabelDesk) -> FastAPI:
     _add_page(app, desk)
     _add_desk(app, desk)
     answer_errors(app)
-    _add_headers(app)
     app.add_middleware(Gate, door=Door(None), needs=lambda _method, _path: None)
+    app.add_middleware(Careful)
     return app
 
 
@@ -272,18 +263,6 @@ def _add_desk(app: FastAPI, desk: LabelDesk) -> None:
         said = _read(UndoBody, await json_body(request, max_bytes=MAX_BODY))
         desk.undo(said.rater)
         return ask(said.rater)
-
-
-def _add_headers(app: FastAPI) -> None:
-    """Tell browsers to take nothing of this page from elsewhere, and to give it to nobody."""
-
-    @app.middleware("http")
-    async def careful(  # pyright: ignore[reportUnusedFunction]
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        response = await call_next(request)
-        response.headers.update(_HEADERS)
-        return response
 
 
 def _read[T: BaseModel](kind: type[T], content: bytes) -> T:

@@ -15,14 +15,13 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rl.live_arms import Answer, ArmAddress, LinkedArms
 from rl.live_runs import LiveRun
 from robot.access import Door, RefusedError
 from robot.arm_config import ROOT, ArmConfig, ConfigError
 from robot.http_server import (
+    Careful,
     Gate,
     ServiceError,
     answer_errors,
@@ -45,15 +44,6 @@ WORDS = {
     "folder": str(ROOT / "conf" / "arm"),
 }
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 def create_app(arms: LinkedArms, run: LiveRun, links: Mapping[str, str]) -> FastAPI:
@@ -65,27 +55,8 @@ def create_app(arms: LinkedArms, run: LiveRun, links: Mapping[str, str]) -> Fast
     _add_run(app, run, links)
     answer_errors(app)
     app.add_middleware(Gate, door=Door(None), needs=lambda _method, _path: None)
-
     app.add_middleware(Careful)
     return app
-
-
-class Careful:
-    """Tells browsers to take nothing of this page from elsewhere, and to give it to nobody."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Stand before `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the application answer, with these headers."""
-
-        async def careful(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, careful)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -34,6 +34,16 @@ REQUEST_ID = "X-Request-Id"
 RETRY_AFTER_S = 1
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
 type Needs = Callable[[str, str], Role | None]
 """What a method and a path need; None for nothing at all."""
 
@@ -309,3 +319,21 @@ def _naming(send: Send, name: str) -> Send:
 def _peer_of(protocol: object) -> str:
     client = cast("tuple[str, int] | None", getattr(protocol, "client", None))
     return client[0] if client else ""
+
+
+class Careful:
+    """Tells browsers to take nothing of this page from elsewhere, and to give it to nobody."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand before `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the application answer, with these headers."""
+
+        async def careful(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_PAGE_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, careful)
