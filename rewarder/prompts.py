@@ -65,8 +65,9 @@ def clean_goal(goal: str) -> str:
         raise BadGoal("the goal is empty; expected a sentence such as 'Lift the red cube.'")
     if len(words) > MAX_GOAL:
         raise BadGoal(f"the goal has {len(words)} characters; at most {MAX_GOAL} are read")
-    if _SPECIAL.search(words):
-        raise BadGoal(f"the goal holds a model's special token: {_SPECIAL.search(words)!r}")
+    special = _SPECIAL.search(words)
+    if special:
+        raise BadGoal(f"the goal holds a model's special token: {special.group()!r}")
     if not words.isprintable():
         raise BadGoal("the goal holds characters that cannot be printed")
     return words
