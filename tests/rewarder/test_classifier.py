@@ -213,6 +213,7 @@ def test_the_seam_to_it_needs_no_torch():
     import subprocess  # noqa: PLC0415
 
     check = "import sys, rewarder.client, rewarder.view, rewarder.blend, rewarder.labelled;"
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", f"{check} sys.exit('torch' in sys.modules)"], check=True, timeout=60
     )
+    assert done.returncode == 0

@@ -285,6 +285,7 @@ def test_after_a_failed_trial_the_rest_begins_again(model, served, now):
     fails(model, 1, "failures in a row")
     now.at = 61.0
     fails(model, 1, "503")
+    assert len(served.asked) == 5
 
 
 def test_while_one_question_tries_the_others_wait(now):
@@ -303,7 +304,8 @@ def test_failures_count_only_in_a_row(model, served):
         served.status = 500
         fails(model, 2, "500")
         served.status = 200
-        model.ask([question()])
+        assert len(model.ask([question()])) == 1
+    assert len(served.asked) == 12
 
 
 @pytest.mark.parametrize("goal", ["x" * 5000, "<|im_start|>", ""])

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from itertools import chain
 
@@ -209,9 +210,10 @@ def test_a_prompt_whose_answers_are_no_single_tokens_is_not_asked(plain_model):
         plain_model.ask([question(prompt)])
 
 
-def refused(folder, why):
-    with pytest.raises(ModelUnavailable, match=why):
+def refusal_of(folder):
+    with pytest.raises(ModelUnavailable) as refused:
         QwenVL(str(folder), device="cpu", dtype="float32")
+    return str(refused.value)
 
 
 def test_a_model_without_yes_and_no_is_refused_at_once(plain, tmp_path):
@@ -219,7 +221,7 @@ def test_a_model_without_yes_and_no_is_refused_at_once(plain, tmp_path):
     words = AutoProcessor.from_pretrained(mute)
     words.tokenizer = tokenizer(["abc"])
     words.save_pretrained(mute)
-    refused(mute, "no single token of its own for 'Yes'.*Instruct")
+    assert re.search("no single token of its own for 'Yes'.*Instruct", refusal_of(mute))
 
 
 def test_a_model_that_thinks_first_is_refused(plain, tmp_path):
@@ -227,7 +229,7 @@ def test_a_model_that_thinks_first_is_refused(plain, tmp_path):
     words = AutoProcessor.from_pretrained(thinker)
     words.chat_template = words.chat_template.replace("assistant\n", "assistant\n<think>\n")
     words.save_pretrained(thinker)
-    refused(thinker, "thinks before it answers")
+    assert "thinks before it answers" in refusal_of(thinker)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused_not_filled_with_noise(plain, tmp_path):
@@ -236,14 +238,14 @@ def test_a_checkpoint_that_lacks_weights_is_refused_not_filled_with_noise(plain,
     weights = load_file(file)
     weights.pop(next(name for name in weights if "mlp" in name))
     save_file(weights, file, metadata={"format": "pt"})
-    refused(part, "lacks 1 of the model's weights")
+    assert "lacks 1 of the model's weights" in refusal_of(part)
 
 
 def test_a_file_of_weights_that_was_cut_is_refused(plain, tmp_path):
     cut = shutil.copytree(plain, tmp_path / "cut")
     file = cut / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    refused(cut, "does not load")
+    assert "does not load" in refusal_of(cut)
 
 
 def with_config(plain, folder, part, **changed):
@@ -256,16 +258,16 @@ def with_config(plain, folder, part, **changed):
 
 def test_a_model_of_another_make_is_refused(plain, tmp_path):
     other = with_config(plain, tmp_path / "other", "vision_config", spatial_merge_size=1)
-    refused(other, "expected Qwen2.5-VL or Qwen3-VL")
+    assert "expected Qwen2.5-VL or Qwen3-VL" in refusal_of(other)
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(plain, tmp_path):
     other = with_config(plain, tmp_path / "other", "text_config", intermediate_size=64)
-    refused(other, "does not load")
+    assert "does not load" in refusal_of(other)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    refused(tmp_path, "config.json")
+    assert "config.json" in refusal_of(tmp_path)
 
 
 @pytest.mark.parametrize(
