@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,8 @@ RATE, WARMUP = 1e-3, 50
 SCALE = np.array([0.1] * 9 + [0.05, 30.0, 1.0], np.float32)
 """What makes each of a moment's facts about as large as 1."""
 PLACES = ["", *(f"{colour} {kind}" for kind in ("bowl", "marker", "cube") for colour in COLOURS)]
-
 POINTS = 3
 """What the tokens say where it is: thing, place, middle of the jaws."""
-
 SHARES = {2: (0.2, 0.8), 3: (0.15, 0.35, 0.5)}
 """How often each of a scene's goals is asked about: reach, lift, and what needs the place."""
 DONE_SHARE = 0.4
@@ -346,7 +345,7 @@ def train(student: Student, scenes: Scenes, *, minutes: float, seed: int) -> Non
         if spent - said_at > 0.01:
             said_at = spent
             now = ", ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
-            say(f"{100 * spent:.0f} %, {steps} steps: {now}")
+            say(f"{minutes * (1.0 - spent):.1f} min left, {steps} steps: {now}")
 
 
 def _losses(
@@ -365,20 +364,30 @@ def _losses(
     return {"words": word_loss(student, said, asked), **kept}
 
 
+def _student(base: str, seed: int) -> Student:
+    """Return the checkpoint to go on from, or an untrained one; raise `UsageError`."""
+    if not base:
+        with TemporaryDirectory(prefix="untrained-") as folder:
+            return Student(make_tiny(Path(folder), seed=seed))
+    try:
+        return Student(Path(base))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"base={base} is no checkpoint of this kind: {error}") from error
+
+
 def main(words: Sequence[str]) -> int:
     """Train and write the checkpoint; return the exit code."""
+    torch.set_num_threads(1)
     try:
         given = parse_words(words, known=WORDS)
         minutes, seed = float(given["minutes"]), int(given["seed"])
+        student = _student(given["base"], seed)
     except (UsageError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    torch.set_num_threads(1)
     out, data = Path(given["out"]), Path(given["data"])
     if not any(data.glob("*.npz")):
         reward_scenes.main([f"out={data}", f"n={given['n']}", "seed=1"])
-    base = Path(given["base"]) if given["base"] else make_tiny(out, seed=seed)
-    student = Student(base)
     scenes = Scenes.load(data)
     say(f"{len(scenes)} moments, {minutes:g} minutes")
     train(student, scenes, minutes=minutes, seed=seed)

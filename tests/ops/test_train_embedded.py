@@ -10,6 +10,7 @@ from ops.train_embedded import (
     Scenes,
     Student,
     absent_goal,
+    main,
     patches_of,
     questions,
     train,
@@ -102,3 +103,9 @@ def test_a_moment_of_training_changes_the_model(scenes, tmp_path):
     before = student.model.lm_head.weight.clone()
     train(student, scenes, minutes=0.1, seed=0)
     assert not torch.equal(before, student.model.lm_head.weight)
+
+
+def test_a_base_that_is_none_ends_with_two_and_writes_nothing(tmp_path, capsys):
+    assert main([f"out={tmp_path / 'out'}", f"base={tmp_path / 'nowhere'}"]) == 2
+    assert "is no checkpoint of this kind" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
