@@ -72,10 +72,9 @@ class RemotePolicy:
             ensemble=ensemble,
         )
         self._rolls = rolls_forward and self.spec.action_space == "joint_pos"
-        self._delay = DelayEstimate()
+        self._delay, self.streaming = DelayEstimate(), Streaming()
         self._step = self._episode = 0
         self._empty_since: float | None = None
-        self.streaming = Streaming()
 
     def reset(self) -> None:
         """Begin another episode: no row of the last one is left."""

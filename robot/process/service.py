@@ -160,18 +160,7 @@ def run(start: Start, died: str) -> int:
         guard = _proven(start.proven, config).guard
         arm = start.open_arm(config)
         stack.callback(arm.close)
-        process = ArmProcess(
-            arm,
-            guard,
-            WallClock(),
-            park_pose=config.park_pose,
-            stop_file=config.runtime("stop"),
-            calibration=arm.calibration,
-        )
-        awake = config.runtime("awake")
-        if awake.exists() and not start.may_go_on:
-            process.stop(CRASHED, cause=Cause.FAULT)
-        awake.touch()
+        process = _awakened(arm, guard, config, may_go_on=start.may_go_on)
         ending = Ending()
         app = create_app(process, feed, arm_id=config.arm_id, door=Door(tokens))
         server = ArmServer(app, listening)
@@ -181,8 +170,27 @@ def run(start: Start, died: str) -> int:
         keep_time(process, ending)
         code = _end(process, config.arm_id, ending.signal)
         if process.mode is Mode.IDLE:
-            awake.unlink()
+            config.runtime("awake").unlink()
         return code
+
+
+def _awakened(
+    arm: CalibratedArm, guard: Guard, config: ArmConfig, *, may_go_on: bool
+) -> ArmProcess:
+    """Return the arm's process, stopped where the one before did not end at rest."""
+    process = ArmProcess(
+        arm,
+        guard,
+        WallClock(),
+        park_pose=config.park_pose,
+        stop_file=config.runtime("stop"),
+        calibration=arm.calibration,
+    )
+    awake = config.runtime("awake")
+    if awake.exists() and not may_go_on:
+        process.stop(CRASHED, cause=Cause.FAULT)
+    awake.touch()
+    return process
 
 
 def keep_time(process: ArmProcess, ending: "Ending") -> None:
