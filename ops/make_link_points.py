@@ -1,8 +1,9 @@
-"""Write `robot/link_points.npz`: the shape of each moving link as few points, for the guard.
+"""Write what the guard knows of the links' shapes: `link_points.npz` and `link_boxes.npz`.
 
 The points are vertices of the convex hull of a body's meshes and collision shapes in MuJoCo
 Menagerie's SO-101 (Apache-2.0, Google DeepMind and The Robot Studio), as so101-nexus ships it; the
-wrist camera's mount counts as part of the gripper. Run: `python -m ops.make_link_points`.
+wrist camera's mount counts as part of the gripper. The boxes are its collision boxes, and one box
+around all other collision shapes of a link. Run: `python -m ops.make_link_points`.
 """
 
 from importlib.resources import files
@@ -26,7 +27,9 @@ BODIES = {
 FINGERS = ("gripper", "moving_jaw")
 FINGER_TOLERANCE = 0.0002
 LINK_TOLERANCE = 0.001
-TARGET = Path(__file__).resolve().parent.parent / "robot" / "link_points.npz"
+PAD = 0.015
+"""Half the diagonal of a collision box, metres, below which it is a pad of a finger."""
+ROBOT = Path(__file__).resolve().parent.parent / "robot"
 
 
 def _sphere(radius: float) -> Points:
@@ -57,14 +60,45 @@ def _shape(model: mujoco.MjModel, geom: int) -> Points:
 
 def body_hull(model: mujoco.MjModel, names: tuple[str, ...]) -> Points:
     """Return the hull vertices, shape (n, 3), of bodies that share one frame."""
-    points: list[Points] = []
-    for geom in range(model.ngeom):
-        if model.body(model.geom_bodyid[geom]).name in names:
-            rot = np.zeros(9)
-            mujoco.mju_quat2Mat(rot, model.geom_quat[geom])
-            points.append(_shape(model, geom) @ rot.reshape(3, 3).T + model.geom_pos[geom])
-    cloud = np.concatenate(points)
+    cloud = np.concatenate([_in_body(model, geom) for geom in _geoms(model, names)])
     return cloud[ConvexHull(cloud).vertices]
+
+
+def body_boxes(model: mujoco.MjModel, names: tuple[str, ...]) -> list[tuple[Points, Points]]:
+    """Return the boxes of bodies that share one frame: frames (4, 4) and half sides (3,).
+
+    They are the collision boxes, and one more around all other collision shapes.
+    """
+    found: list[tuple[Points, Points]] = []
+    small: list[Points] = []
+    for geom in _geoms(model, names):
+        is_box = model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX
+        if is_box and np.linalg.norm(model.geom_size[geom]) > PAD:
+            frame = np.eye(4)
+            frame[:3, :3], frame[:3, 3] = _rotation(model, geom), model.geom_pos[geom]
+            found.append((frame, model.geom_size[geom].copy()))
+        elif model.geom_contype[geom]:
+            small.append(_in_body(model, geom))
+    if small:
+        cloud = np.concatenate(small)
+        frame = np.eye(4)
+        frame[:3, 3] = (cloud.min(0) + cloud.max(0)) / 2
+        found.append((frame, np.ptp(cloud, axis=0) / 2))
+    return found
+
+
+def _geoms(model: mujoco.MjModel, names: tuple[str, ...]) -> list[int]:
+    return [g for g in range(model.ngeom) if model.body(model.geom_bodyid[g]).name in names]
+
+
+def _rotation(model: mujoco.MjModel, geom: int) -> Points:
+    rot = np.zeros(9)
+    mujoco.mju_quat2Mat(rot, model.geom_quat[geom])
+    return rot.reshape(3, 3)
+
+
+def _in_body(model: mujoco.MjModel, geom: int) -> Points:
+    return _shape(model, geom) @ _rotation(model, geom).T + model.geom_pos[geom]
 
 
 def thin(hull: Points, tolerance: float) -> tuple[Points, float]:
@@ -79,18 +113,24 @@ def thin(hull: Points, tolerance: float) -> tuple[Points, float]:
 
 
 def main() -> None:
-    """Write the points and the margin of every link."""
+    """Write the points and the margin of every link, and the boxes of all."""
     asset = files("so101_nexus") / "assets" / "SO101_menagerie" / "so101.xml"
     model = mujoco.MjModel.from_xml_path(str(asset))
     arrays: dict[str, Points] = {}
-    for link, names in BODIES.items():
+    boxes: list[tuple[int, Points, Points]] = []
+    for row, (link, names) in enumerate(BODIES.items()):
         tolerance = FINGER_TOLERANCE if link in FINGERS else LINK_TOLERANCE
         hull = body_hull(model, names)
         points, margin = thin(hull, tolerance)
         arrays[link] = points
         arrays[f"{link}_margin"] = np.array(margin)
+        boxes += [(row, *box) for box in body_boxes(model, names)]
         print(f"{link}: {len(points)} of {len(hull)} points, margin {margin * 1e3:.3f} mm")
-    np.savez_compressed(TARGET, allow_pickle=False, **arrays)
+    np.savez_compressed(ROBOT / "link_points.npz", allow_pickle=False, **arrays)
+    links, frames, halves = (np.array(column) for column in zip(*boxes, strict=True))
+    np.savez_compressed(
+        ROBOT / "link_boxes.npz", allow_pickle=False, link=links, frame=frames, half=halves
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class GuardEvent:
     """One thing that the guard changed."""
 
     rule: str
-    """`refused`, `range`, `step`, `lead`, `tool_box`, `arm_box` or `table`."""
+    """`refused`, `range`, `step`, `lead`, `tool_box`, `arm_box`, `table` or `own_links`."""
     detail: str | None = None
     """The joint, the link, the axis of the tool box, or the reason of a refusal."""
 
@@ -189,7 +189,7 @@ class Guard:
     ) -> tuple[Joints, list[GuardEvent], NDArray[np.float64]]:
         """Return the last pose of the straight way before anything gets worse, and what would.
 
-        The third is how far `last` is outside, shape (14, 3).
+        The third is how far `last` is outside, shape (15, 3).
         """
         stops: list[GuardEvent] = []
         found = np.empty(0)
@@ -213,7 +213,7 @@ class Guard:
         return last, stops, found[:, 0]
 
     def _reasons(self, worse: NDArray[np.bool_]) -> list[GuardEvent]:
-        """Return the bounds that are worse, shape (14, 3), each once."""
+        """Return the bounds that are worse, shape (15, 3), each once."""
         bounds = (self.volumes.bound(row, axis) for row, axis in np.argwhere(worse).tolist())
         return [GuardEvent(*bound) for bound in dict.fromkeys(bounds)]
 
@@ -221,7 +221,7 @@ class Guard:
 def _stays_below(allowed: NDArray[np.float64], found: NDArray[np.float64], *, bend: float) -> bool:
     """Return whether no value exceeds what is allowed, not even between the points of a way.
 
-    `found` has shape (14, n, 3), and `bend` bounds the second derivative from point to point.
+    `found` has shape (15, n, 3), and `bend` bounds the second derivative from point to point.
     """
     before, after = found[:, :-1], found[:, 1:]
     # A line that rises by half the bend or more has its highest point at its end.

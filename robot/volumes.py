@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from robot.arm import Joints, to_radians
 from robot.kinematics import LINKS, TOOL_SITE, forward, frames
 from robot.limits import SafetyLimits
+from robot.own_links import FOLDING, OwnLinks, link_boxes
 
 type Floats = NDArray[np.float64]
 type Bound = tuple[str, str]
@@ -18,7 +19,13 @@ type Bound = tuple[str, str]
 MOVING_LINKS: Final = LINKS[1:]
 FINGERS: Final = ("gripper", "moving_jaw")
 _GRIPPER = MOVING_LINKS.index("gripper")
-_JAW_ROWS = [MOVING_LINKS.index("moving_jaw"), len(MOVING_LINKS) + MOVING_LINKS.index("moving_jaw")]
+_OWN_LINKS: Final = 2 * len(MOVING_LINKS) + 2
+_ROWS: Final = _OWN_LINKS + 1
+_JAW_ROWS = [
+    MOVING_LINKS.index("moving_jaw"),
+    len(MOVING_LINKS) + MOVING_LINKS.index("moving_jaw"),
+    _OWN_LINKS,
+]
 _POINTS = Path(__file__).with_name("link_points.npz")
 
 
@@ -42,6 +49,7 @@ class Volumes:
         margins = np.array([margin for _, margin in shapes])
         self._points = _padded([points for points, _ in shapes])
         self._corners = _padded([_corners(points, margin) for points, margin in shapes])
+        self._own_links = OwnLinks(link_boxes())
         self._tool = np.append(TOOL_SITE, 1.0)
         self._reach = _reach(self._corners)
         # A joint turns what is beyond it; two of them bend its way by the nearer one's reach.
@@ -54,14 +62,15 @@ class Volumes:
         self._floor = (np.maximum(table, limits.arm_box.lower[2]) + margins)[:, None]
 
     def violations(self, joints: Joints) -> Floats:
-        """Return by how much each bound is exceeded, metres, shape (14, n, 3), for joints (n, 6).
+        """Return by how much each bound is exceeded, metres, shape (15, n, 3), for joints (n, 6).
 
-        Rows are the six links' lower and upper bounds, then the tool's; `bound` names an entry.
-        Negative numbers are what is left. Heights above the table are exact to the points' margins;
-        against the other sides of the arm box a link counts as the box around it.
+        Rows are the six links' lower and upper bounds, then the tool's, then how near the arm's
+        own links are to each other; `bound` names an entry. Negative numbers are what is left.
+        Heights above the table are exact to the points' margins; against the other sides of the
+        arm box a link counts as the box around it.
         """
         links = frames(joints)  # (6, n, 3, 4)
-        found = np.empty((14, len(joints), 3))
+        found = np.empty((_ROWS, len(joints), 3))
         # Reducing along the first axis of an array is what numpy does fastest.
         corners = np.empty((8, *links.shape[:3]))
         by_link = corners.reshape(8, len(links), -1).transpose(1, 2, 0)
@@ -73,24 +82,28 @@ class Volumes:
         tool = links[_GRIPPER] @ self._tool
         np.subtract(self._tool_box.lower, tool, out=found[12])
         np.subtract(tool, self._tool_box.upper, out=found[13])
+        found[_OWN_LINKS] = self._own_links.violations(links)
         return found
 
     def bend(self, change: Joints) -> float:
         """Return how much any point's way may bend when joints move evenly by `change`, (6,).
 
         It bounds the second derivative by the share of the way, metres: along it no entry of
-        `violations` exceeds the straight line between its ends by more than an eighth of this.
+        `violations` exceeds the straight line between its ends by more than an eighth of this; of
+        those of the arm's own links, whose clearance is for that, it bounds no more than the way.
         """
         turned = np.cumsum(np.abs(change) * self._radians)
         return float(self._levers @ (turned * turned))
 
     def jaw_is_free(self, violations: Floats, change: float) -> bool:
-        """Return whether the gripper may surely move by `change` from a pose, shape (14, 3)."""
+        """Return whether the gripper may surely move by `change` from a pose, shape (15, 3)."""
         swing = self._reach[-1] * self._radians[-1] * abs(change)
         return bool((violations[_JAW_ROWS] <= -swing).all())
 
     def bound(self, row: int, axis: int) -> Bound:
         """Return what an entry of `violations` is about."""
+        if row == _OWN_LINKS:
+            return "own_links", FOLDING[axis]
         if row >= 2 * len(MOVING_LINKS):
             return "tool_box", "xyz"[axis]
         link = row % len(MOVING_LINKS)

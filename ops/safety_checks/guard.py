@@ -20,7 +20,7 @@ from robot.kinematics import inverse, tool_position
 from robot.limits import SafetyLimits
 
 SAFETY = ROOT / "conf" / "safety" / "default.yaml"
-START = frozen([0, -40, 38, 88, 90, 20])
+START = frozen([0, -40, 30, 85, 90, 20])
 PART, WALK = 2000, 250
 """Commands that one process judges at a time, and those after which an arm starts afresh."""
 ROUNDING = 1e-6  # metres

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from robot.arm import JOINTS, Joints
 from robot.guard import Guard
-from robot.kinematics import LINKS, TOOL_SITE, forward
+from robot.kinematics import LINKS, TOOL_SITE, forward, frames
 from robot.limits import Box, SafetyLimits
+from robot.own_links import OwnLinks, link_boxes
 from robot.volumes import FINGERS, MOVING_LINKS, link_points
 
 DT = 0.05
@@ -23,8 +24,8 @@ BOX_REACHED_M = 0.02
 """At the arm box the guard takes a link for the box around it."""
 _TOLERANCE = 1e-6
 _STEPS, _STOP_STEPS, _WILD_STEPS = 40, 10, 200
-_STARTS, _SAMPLES = 2, 512
-_RUN_UP, _PUSH = 10.0, 60.0
+_STARTS, _SAMPLES = 1, 512
+_RUN_UP, _PUSH, _RUN_UP_M = 10.0, 60.0, 0.025
 _GRIPPER, _JAW = LINKS.index("gripper"), JOINTS.index("gripper")
 _BOXES = ("tool_box", "arm_box")
 FACES = (
@@ -109,6 +110,7 @@ class _Judge:
         self._corners = np.array(
             [np.where(_CORNERS, at.max(0), at.min(0)) for at in self._points.values()]
         )  # (6, 8, 3)
+        self._own_links = OwnLinks(link_boxes())
 
     def outside(self, poses: Joints) -> Floats:
         """Return by how many metres each face is passed, shape (n, 13), by poses (n, 6)."""
@@ -146,7 +148,8 @@ class _Judge:
 
     def legal(self, poses: Joints) -> NDArray[np.bool_]:
         """Return which of the poses (n, 6) keep all limits, with a margin of 2 mm."""
-        return np.asarray((self.outside(poses) <= -0.002).all(1))
+        apart = self._own_links.violations(frames(poses)) <= -0.002
+        return np.asarray((self.outside(poses) <= -0.002).all(1) & apart.all(1))
 
     def look(self, last: Joints, sent: Joints) -> tuple[float, Floats]:
         """Return by how much a command breaks any limit, 0 where it breaks none, and `outside`."""
@@ -171,8 +174,8 @@ class _Prover:
         self._rng = np.random.default_rng(seed)
         limits = guard.limits
         self._samples = self._rng.uniform(limits.joint_lower, limits.joint_upper, (_SAMPLES, 6))
-        legal = self._samples[self._judge.legal(self._samples)]
-        self._starts = [start, *legal[:_STARTS]]
+        self._start, self._legal = start, self._samples[self._judge.legal(self._samples)]
+        self._outside = self._judge.outside(self._legal)
 
     def to_stop(self, joint: int, *, upper: bool) -> Drive:
         """Drive one joint past its stop, where the boxes leave it that way."""
@@ -195,9 +198,17 @@ class _Prover:
         return Drive(limit=name, unit=unit, steps=_STOP_STEPS, nearest=nearest, excess=excess)
 
     def to_face(self, face: int) -> Drive:
-        """Drive the arm past one face from several poses, each joint the way that leads there."""
+        """Drive the arm past one face from several poses, each joint the way that leads there.
+
+        The poses are the start, some that are legal, and of these the nearest to the face.
+        """
         nearest, excess = np.inf, 0.0
-        for start in self._starts:
+        # The nearest, but for those that have no way to go any more.
+        left = np.where(
+            self._outside[:, face] < -2 * BOX_REACHED_M, -self._outside[:, face], np.inf
+        )
+        starts = [self._start, *self._legal[:_STARTS], self._legal[left.argmin()]]
+        for start in starts:
             last, moved = start, True
             for step in range(_STEPS):
                 way = self._way_past(last, face)
@@ -208,7 +219,7 @@ class _Prover:
                 moved, last = not np.array_equal(sent, last), sent
                 excess = max(excess, broken)
                 nearest = min(nearest, -float(outside[face]))
-        steps = _STEPS * len(self._starts)
+        steps = _STEPS * len(starts)
         name = FACES[face]
         return Drive(limit=name, unit="m", steps=steps, nearest=nearest, excess=excess)
 
@@ -220,7 +231,7 @@ class _Prover:
 
     def wildly(self) -> Drive:
         """Propose whatever comes, numbers or not."""
-        last, nearest, excess = self._starts[0], np.inf, 0.0
+        last, nearest, excess = self._start, np.inf, 0.0
         for step in range(_WILD_STEPS):
             wild = self._rng.uniform(-400.0, 400.0, 6)
             if step % 10 == 0:

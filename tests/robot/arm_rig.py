@@ -21,7 +21,7 @@ from robot.process.arm_server import ArmServer, create_app
 from robot.process.camera_feed import Picture
 
 LIMITS = SafetyLimits.load(Path(__file__).parents[2] / "conf" / "safety" / "default.yaml")
-START = frozen([0, -40, 38, 88, 90, 20])
+START = frozen([0, -40, 30, 85, 90, 20])
 JPEG = encode_jpeg(np.full((32, 48, 3), 90, np.uint8))
 
 

@@ -13,7 +13,7 @@ from robot.limits import SafetyLimits
 
 LIMITS = SafetyLimits.load(Path(__file__).parents[2] / "conf" / "safety" / "default.yaml")
 GUARD = Guard(LIMITS)
-START = frozen([0, -40, 38, 88, 90, 20])
+START = frozen([0, -40, 30, 85, 90, 20])
 DT = 0.05
 
 
@@ -61,7 +61,7 @@ def test_no_array_whatsoever_breaks_the_guard(proposal):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.int64, ">f8"])
 def test_any_real_number_type_is_understood(dtype):
-    wanted = np.array([1, -40, 38, 88, 90, 20], dtype)
+    wanted = np.array([1, -40, 30, 85, 90, 20], dtype)
     command = GUARD.check(wanted, last=START, measured=START, dt=DT)
     np.testing.assert_array_equal(command.joint_target, wanted.astype(float))
     assert command.events == ()

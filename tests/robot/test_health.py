@@ -9,7 +9,7 @@ from robot.arm import JOINTS, frozen
 from robot.process.health import PERSISTS_S, HealthWatch
 from robot.process.servos import ServoHealth
 
-POSE = frozen([0, -40, 38, 88, 90, 20])
+POSE = frozen([0, -40, 30, 85, 90, 20])
 GOOD = ServoHealth(
     load=frozen([0.1] * 6),
     current_a=frozen([0.2] * 6),

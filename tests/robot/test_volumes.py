@@ -23,7 +23,7 @@ poses = units.map(lambda values: MIDDLE + HALF * values)
 @given(start=poses, change=units.map(lambda values: 20.0 * values))
 def test_a_way_bulges_no_further_than_its_bend_allows(start, change):
     shares = np.linspace(0, 1, 41)[:, None]
-    found = VOLUMES.violations(start + shares * change)
+    found = VOLUMES.violations(start + shares * change)[:-1]
     straight = found[:, :1] + shares * (found[:, -1:] - found[:, :1])
     bulge = 0.5 * VOLUMES.bend(change) * shares * (1 - shares)
     assert (found <= straight + bulge + 1e-9).all()
