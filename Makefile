@@ -24,7 +24,7 @@ setup-serve: .venv/.ready-serve ## Add the large models: LeRobot's policies, tra
 .venv/.ready-serve: uv.lock pyproject.toml ops/setup.sh
 	@sh ops/setup.sh arm serve
 
-train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) $(if $(filter embedded blend qwen lerobot,$(reward)),setup-serve) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN)
+train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) $(if $(filter embedded blend qwen lerobot,$(reward)),setup-serve) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN, learner=rlpd, learner=residual policy.noise=0.25)
 	@$(launch) rl.train
 
 evaluate: setup ## Count successes of a run on fresh episodes (RUN=runs/… episodes=200)
@@ -35,6 +35,18 @@ report: setup ## Write the report of a run again (RUN=runs/…)
 
 ab: setup ## Compare two runs on the same seeds (A=runs/… B=runs/…)
 	@$(launch) rl.ab A B JSON
+
+gates: setup ## Say which gates the committed results pass (world=twin|emulated|bench JSON=path)
+	@$(launch) rl.gates JSON
+
+weekly: setup ## Build one page over all evaluations (OUT=FOLDER)
+	@$(launch) rl.weekly OUT
+
+grounding: setup ## Measure whether a policy follows its sentence (RUN=runs/… pairs=20)
+	@$(launch) rl.grounding RUN JSON
+
+improve: setup ## Promote a run where it is surely better than the deployed version (RUN=runs/… pairs=100; rollback=1 goal="…")
+	@$(launch) rl.improve RUN
 
 relabel: setup ## Give the stored episodes of a run a reward again (RUN=runs/…)
 	@$(launch) rl.relabel RUN JSON
@@ -189,7 +201,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab relabel serve-rewarder label agreement calibrate-reward unfreeze ab-reward \
+.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab gates weekly grounding improve relabel serve-rewarder label agreement calibrate-reward unfreeze ab-reward \
 	train-classifier train-preference train-embedded-vlm reward-sets serve-pi finetune ping-policy run-arm emulate move-leader arm doctor calibrate dashboard takeover \
 	home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push nightly-copy safety chaos calibrate-camera tune-colours \
 	bench bench-rtc bench-preferences bench-alarm bench-serve fuzz-wire serve-simulation results-table mac-bootstrap gpu-bootstrap test lint check clean

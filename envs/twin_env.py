@@ -8,6 +8,8 @@ from envs.arm_env import CONTROL_PERIOD_S, HZ, ArmEnv
 from rewarder.goal import Goal, parse_goal, task_goal
 from robot.guard import Guard, GuardedArm
 from robot.limits import SafetyLimits
+from robot.perturbation import NOMINAL, Perturbation
+from robot.scene import Layout
 from robot.twin import Twin
 
 SAFETY = Path(__file__).parents[1] / "conf" / "safety" / "default.yaml"
@@ -29,19 +31,28 @@ def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
     image_size: tuple[int, int] = (96, 96),
     realtime: bool = False,
     variation: float = 0.0,
+    arm_variation: float = 0.0,
+    perturbation: Perturbation = NOMINAL,
     hz: float = HZ,
     render_mode: str | None = None,
+    layout: Layout | None = None,
 ) -> ArmEnv:
-    """Return an environment over a new twin; with `images` its frames join the observation."""
+    """Return an environment over a new twin; with `images` its frames join the observation.
+
+    `layout` says what lies on the table where that is not just what the goal names, and
+    `perturbation` in what arm and table differ from the nominal ones.
+    """
     if actions not in ACTION_SPACES:
         raise ValueError(f"unknown actions {actions!r}; known: {', '.join(ACTION_SPACES)}")
     limits = SafetyLimits.load(safety)
     twin = Twin(
-        goal.layout,
+        layout or goal.layout,
         preset=preset,
         image_size=image_size,
         realtime=realtime,
         variation=variation,
+        arm_variation=arm_variation,
+        perturbation=perturbation,
     )
     arm = GuardedArm(twin, Guard(limits), twin.clock, period_s=min(CONTROL_PERIOD_S, 1 / hz))
     return ArmEnv(

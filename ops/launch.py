@@ -29,6 +29,8 @@ DRAWING_MODULES = (
     "rl.ab_reward",
     "rl.actor",
     "rl.evaluate",
+    "rl.grounding",
+    "rl.improve",
     "rl.record_scripted",
     "rl.train",
     "robot.emulator.emulate",

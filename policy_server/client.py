@@ -51,11 +51,14 @@ class RemotePolicy:
         timeout_s: float = 2.0,
         jpeg: bool | None = None,
         delay_s: float = 0.0,
+        waits: bool = False,
     ) -> None:
         """Connect for an arm whose environment offers `arm`; raise `PolicyUnavailable`.
 
         Raise `SpecMismatch` where policy and arm do not fit. conf/policy/remote.yaml says what the
-        settings do; `jpeg` is the link's.
+        settings do; `jpeg` is the link's. With `waits` no step passes while an answer is on its
+        way, as suits an arm whose time stands still meanwhile: every chunk is one step late, and
+        one of a single row is not late at all.
         """
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"threshold={threshold}; expected above 0, at most 1")
@@ -63,6 +66,7 @@ class RemotePolicy:
         self._cameras = _agreed(self._link, arm, rename)
         self.spec = replace(self._link.spec, images=tuple(self._cameras.values()))
         self._rtc, self._threshold = rtc, threshold
+        self._patience_s = timeout_s + delay_s if waits else 0.0
         self._horizon = min(actions_per_chunk or self.spec.horizon, self.spec.horizon)
         self._queue = ActionQueue(
             action_dim=self.spec.action_dim,
@@ -89,7 +93,7 @@ class RemotePolicy:
         (request,) = requests
         step, self._step = self._step, self._step + 1
         self.streaming.steps += 1
-        self._take_in(step)
+        self._take_in(step, wait_s=self._patience_s if step and self._link.is_busy else 0.0)
         if self._is_due(step):
             self._ask(request, step)
         row = self._queue.take(step)
@@ -143,7 +147,8 @@ class RemotePolicy:
 
     def _awaited(self, step: int) -> Row | None:
         """Return a row that is worth waiting for, unless the server says first that none comes."""
-        lone_s = LONE_ROW_TICKS / self.spec.hz if self._horizon == 1 else 0.0
+        patience_s = self._patience_s or LONE_ROW_TICKS / self.spec.hz
+        lone_s = patience_s if self._horizon == 1 else 0.0
         deadline = time.monotonic() + (lone_s if step else FIRST_S)
         heard = self.streaming.heard
         while self.streaming.heard == heard and (left := deadline - time.monotonic()) > 0:
@@ -188,10 +193,12 @@ class RemotePolicy:
 
     def _starved(self, request: PolicyRequest) -> ActionChunk:
         self.streaming.starved += 1
+        # The arm's own time does not pass while it is waited for an answer.
+        now = time.monotonic() if self._patience_s else request.observed_at
         if self._empty_since is None:
-            self._empty_since = request.observed_at
+            self._empty_since = now
             self.streaming.underflows += 1
-        without_s = request.observed_at - self._empty_since
+        without_s = now - self._empty_since
         if without_s > AWAY_S:
             raise PolicyAway(f"{self._link.url} has sent no rows for {without_s:.1f} s")
         return no_chunk(request, self.spec, "no rows have come")

@@ -1,6 +1,6 @@
 """Policies by the name that a person types: a kind, and where its weights are.
 
-`scripted:place`, `null`, `learned:runs/20261121_lift_1a2b3c4d`, `openpi:ws://host:8000`,
+`scripted:place`, `scripted:place?noise=0.3&hz=10`, `null`, `learned:runs/20261121_lift_1a2b3c4d`, `openpi:ws://host:8000`,
 `openvla:FOLDER`, `lerobot:FOLDER`; a folder alone says its kind by what is in it, and `pi0_fast`,
 `smolvla` and their like are the published weights.
 """
@@ -9,10 +9,11 @@
 # The hub's types are partly unknown.
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from policy_server.backends.residual import RECIPE
 from policy_server.policy import Policy, PolicyUnavailable
 
 PUBLISHED: Mapping[str, str] = {
@@ -116,6 +117,19 @@ def _loaded(load: Load, where: str, device: Device) -> Policy:
         raise PolicyUnavailable(" ".join(str(error).split())) from error
 
 
+def _numbers(words: str, *, known: Sequence[str]) -> dict[str, float]:
+    """Return the options of a name, `a=1&b=2`; raise `ValueError` for what is none of `known`."""
+    options = [word.partition("=") for word in words.split("&") if word]
+    try:
+        found = {name: float(value) for name, _, value in options}
+    except ValueError:
+        found = {"": 0.0}
+    if not found.keys() <= set(known):
+        expected = "&".join(f"{name}=NUMBER" for name in known)
+        raise ValueError(f"?{words} is not understood; expected some of ?{expected}")
+    return found
+
+
 # Each back end is imported for its own policies alone: torch and transformers cost seconds.
 
 
@@ -128,7 +142,8 @@ def _null(where: str, _: Device) -> Policy:
 def _scripted(where: str, _: Device) -> Policy:
     from policy_server.backends.foresight import ForesightPolicy  # noqa: PLC0415
 
-    return ForesightPolicy(where or "place")
+    task, words = where.partition("?")[::2]
+    return ForesightPolicy(task or "place", **_numbers(words, known=("noise", "hz")))
 
 
 def _learned(where: str, _: Device) -> Policy:
@@ -136,7 +151,14 @@ def _learned(where: str, _: Device) -> Policy:
 
     folder = Path(where)
     inner = folder / "policy"
-    return LearnedPolicy.load(inner if inner.is_dir() else folder, greedy=True)
+    policy = inner if inner.is_dir() else folder
+    if (policy / RECIPE).is_file():
+        raise PolicyUnavailable(
+            "it corrects another policy's rows, which takes a policy of each arm's own: act by it "
+            f"with make run-arm run={where} policy=residual policy.url=…, or try it with make "
+            f"evaluate RUN={where}"
+        )
+    return LearnedPolicy.load(policy, greedy=True)
 
 
 def _lerobot(where: str, device: Device) -> Policy:

@@ -69,6 +69,24 @@ class PolicyRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Correction:
+    """What was added to a row of another policy's, for those who learn to correct it."""
+
+    action: NDArray[np.float32]
+    """Shape (action_dim,), each number from -1 to 1: `clip(base + reach * action)` is done."""
+    state: Mapping[str, NDArray[np.float32]]
+    """The vectors that were read besides the environment's, by name."""
+    base: NDArray[np.float32]
+    """The other policy's row, shape (action_dim,)."""
+    reach: NDArray[np.float32]
+    """The largest correction of each number, shape (action_dim,)."""
+
+    def nearest(self, done: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the correction that comes nearest to what somebody else did, (action_dim,)."""
+        return np.clip((done - self.base) / self.reach, -1.0, 1.0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ActionChunk:
     """Actions for the next `len(actions)` policy ticks."""
 
@@ -81,6 +99,8 @@ class ActionChunk:
     observed_at: float
     """Stamp of the observation the chunk was computed from."""
     refusal: str = ""
+    correction: Correction | None = None
+    """What of the first row is a correction; None where the whole of it is the policy's own."""
 
 
 class PolicyUnavailable(Exception):

@@ -4,6 +4,7 @@ import secrets
 import sys
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,11 +12,43 @@ import numpy as np
 
 from envs.arm_env import ArmEnv, Closing
 from policy_server.backends.null import RandomPolicy
+from policy_server.backends.residual import ResidualPolicy
 from policy_server.policy import Policy, PolicySpec
 from rl.fleet import Finished, Snapshot
 from rl.rollout import Plan, run_episode
 from rl.trial import FIRST_SEED
-from robot.journal import Journal
+from robot.journal import EpisodeInfo, Journal, read_episode
+from robot.sealed import Damaged
+
+LATELY = 30
+"""A layout is worth another try if the arm failed on it in so many of its newest episodes."""
+
+
+class Layouts:
+    """Draws the layout of each episode, by seed: mostly fresh ones, some failed on lately."""
+
+    def __init__(self, seed: int, arm_key: int, *, hard_share: float) -> None:
+        """Draw so large a share, 0 to 1, from the layouts that were failed on."""
+        self._seed, self._arm_key, self._hard_share = seed, arm_key, hard_share
+        self._lately: deque[tuple[int, bool]] = deque(maxlen=LATELY)
+
+    def draw(self, number: int, *, fresh: bool) -> int:
+        """Return the seed of an arm's episode of this number; a fresh one where that is asked."""
+        hard = self.hard
+        chance = np.random.default_rng([self._seed, self._arm_key, number, 1])
+        if hard and not fresh and chance.random() < self._hard_share:
+            return hard[int(chance.integers(len(hard)))]
+        return training_seed(self._seed, self._arm_key, number)
+
+    def see(self, info: EpisodeInfo) -> None:
+        """Remember how an episode ended, to the arm's own eyes; acting at random proves nothing."""
+        if info.policy != "random" and info.end in ("seems_done", "time_limit"):
+            self._lately.append((info.seed, info.end == "time_limit"))
+
+    @property
+    def hard(self) -> list[int]:
+        """Return the seeds of layouts on which the newest try failed."""
+        return [seed for seed, failed in dict(self._lately).items() if failed]
 
 
 class Worker:
@@ -32,10 +65,12 @@ class Worker:
         config: Mapping[str, object],
         make_policy: Callable[[PolicySpec], Policy] | None = None,
         greedy_every: int = 8,
+        hard_share: float = 0.0,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take an arm; one in `greedy_every` episodes does not explore, for the success curve.
 
+        Of the others, `hard_share` begin with a layout on which the arm failed lately.
         `make_policy` makes what acts from what the arm offers; None acts by the learner's newest.
         `stop()` is asked at every step whether to end the episode at once.
         """
@@ -44,6 +79,9 @@ class Worker:
         self._git_revision, self._config = git_revision, config
         self._journal = Journal(journal)
         self._count = len(self._journal.episodes())
+        self._layouts = Layouts(seed, self._key, hard_share=hard_share)
+        if hard_share:
+            self._recall()
         self._env = make_env()
         self._random = RandomPolicy(self._env.policy_spec, seed=training_seed(seed, self._key, 0))
         self._loaded: tuple[int, dict[bool, Policy]] = (-1, {})
@@ -59,16 +97,18 @@ class Worker:
         plan = Plan(
             episode=f"{self._count:06d}-{secrets.token_hex(4)}",
             arm=self._arm,
-            seed=training_seed(self._seed, self._key, self._count),
+            seed=self._layouts.draw(self._count, fresh=greedy),
             source="policy" if snapshot or self._given else "random",
             policy=self._name(snapshot),
             greedy=greedy,
             git_revision=self._git_revision,
             config=self._config,
         )
-        policy = self._given or (self._policies(snapshot)[greedy] if snapshot else self._random)
-        episode = run_episode(self._env, policy, plan, stop=self._stop)
+        episode = run_episode(
+            self._env, self._policy(snapshot, greedy=greedy), plan, stop=self._stop
+        )
         path = self._journal.seal(episode)
+        self._layouts.see(episode.info)
         self._count += 1
         return Finished(
             arm=self._arm,
@@ -89,11 +129,33 @@ class Worker:
     def _key(self) -> int:
         return zlib.crc32(self._arm.encode())
 
+    def _recall(self) -> None:
+        """Remember how the newest episodes of earlier sessions ended."""
+        for path in self._journal.episodes()[-LATELY:]:
+            try:
+                self._layouts.see(read_episode(path).info)
+            except (OSError, Damaged):
+                continue
+
     def _is_greedy(self, snapshot: Snapshot | None) -> bool:
         every = self._greedy_every
-        return bool(self._given) or (snapshot is not None and self._count % every == every - 1)
+        whole = bool(self._given) and not isinstance(self._given, ResidualPolicy)
+        return whole or (snapshot is not None and self._count % every == every - 1)
+
+    def _policy(self, snapshot: Snapshot | None, *, greedy: bool) -> Policy:
+        """Return what acts: what was given, what was learnt, or one corrected by the other."""
+        given = self._given
+        if given is not None and not isinstance(given, ResidualPolicy):
+            return given
+        learnt = self._policies(snapshot)[greedy] if snapshot else self._random
+        if given is None:
+            return learnt
+        given.correct(learnt, version=snapshot.version if snapshot else 0)
+        return given
 
     def _name(self, snapshot: Snapshot | None) -> str:
+        if isinstance(self._given, ResidualPolicy):
+            return f"residual/{snapshot.version if snapshot else 0:06d}"
         if self._given:
             return f"remote/{self._given.spec.checkpoint or 'unnamed'}"
         return f"learned/{snapshot.version:06d}" if snapshot else "random"

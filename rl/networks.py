@@ -44,9 +44,16 @@ class Networks(nn.Module):
         for network in self.layers:
             _initialise(network)
 
-    def values(self, x: Tensor) -> list[Tensor]:
-        """Return each network's output, without derivatives."""
-        return [forward(network, x) for network in self.layers]
+    def values(self, x: Tensor, among: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the output of each network, or of those `among`, without derivatives."""
+        asked = range(len(self.layers)) if among is None else among
+        return [forward(self.layers[index], x) for index in asked]
+
+    def silence(self) -> None:
+        """Have every network answer 0 to whatever it is asked, until it learns better."""
+        for network in self.layers:
+            network[-1].weight.zero_()
+            network[-1].bias.zero_()
 
     def trained(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return each network's output, differentiable by the weights and not by `x`.

@@ -1,4 +1,4 @@
-"""Steps to learn from, drawn evenly from the newest `capacity` of them."""
+"""Steps to learn from: a ring of the newest, and a ring beside it that takes a share of a batch."""
 
 import json
 from collections.abc import Sequence
@@ -98,3 +98,35 @@ class Replay:
                 shape = state[name].shape if name in state else "missing"
                 raise ValueError(f"the vector {name!r} is {shape}, the policy expects {(size,)}")
         return [state[name] for name in self._spec.state]
+
+
+class Mixed:
+    """A replay and a prior that are sampled as one: each batch has its share of the prior."""
+
+    def __init__(self, own: Replay, prior: Replay, *, share: float) -> None:
+        """Draw `share` of each batch, 0 to 1, from `prior` once that has steps.
+
+        Half and half is what RLPD does (Ball et al., 2023).
+        """
+        self._own, self._prior, self._share = own, prior, share
+
+    def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
+        """Draw a batch, the prior's steps last; all of it from one where the other is empty."""
+        theirs = round(self._share * batch_size) if len(self._prior) else 0
+        if len(self._prior) and not len(self._own):
+            theirs = batch_size
+        if not theirs:
+            return self._own.sample(batch_size, env)
+        if theirs == batch_size:
+            return self._prior.sample(batch_size, env)
+        return _joined(self._own.sample(batch_size - theirs, env), self._prior.sample(theirs, env))
+
+
+def _joined(a: ReplayBufferSamples, b: ReplayBufferSamples) -> ReplayBufferSamples:
+    return ReplayBufferSamples(
+        observations=torch.cat([a.observations, b.observations]),
+        next_observations=torch.cat([a.next_observations, b.next_observations]),
+        actions=torch.cat([a.actions, b.actions]),
+        rewards=torch.cat([a.rewards, b.rewards]),
+        dones=torch.cat([a.dones, b.dones]),
+    )

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from envs.arm_env import ArmEnv, EnvState, Info, Sensed
 from envs.homing import ArmStopped, ArmStuckError
 from envs.tasks import HOLD_S
+from policy_server.backends.residual import PREFIX
 from policy_server.policy import (
+    ActionChunk,
+    Correction,
     Policy,
     PolicyAway,
     PolicyRequest,
@@ -53,6 +56,8 @@ class _Notes:
         self.actions: list[NDArray[np.float32]] = []
         self.sources: list[Source] = []
         self.events: list[tuple[str, ...]] = []
+        self.corrections: list[Correction] = []
+        """One for each state, where the policy corrects another one's rows."""
         self._source: Source = source
 
     @property
@@ -64,10 +69,19 @@ class _Notes:
         self.states.append(state)
         self.observations.append(info["sensed"].observation)
 
+    def decide(self, chunk: ActionChunk) -> None:
+        """Keep what a correction was made of."""
+        if chunk.correction:
+            self.corrections.append(chunk.correction)
+
     def act(self, action: NDArray[np.float32], sensed: Sensed) -> None:
-        """Keep the policy's action, or the person's where one took over."""
+        """Keep the policy's action, or the person's where one took over; of either what is new."""
         person = sensed.taken if sensed.human else None
-        self.actions.append(action if person is None else person)
+        done = action if person is None else person
+        if self.corrections:
+            last = self.corrections[-1]
+            done = last.action if person is None else last.nearest(person)
+        self.actions.append(done)
         self.sources.append(self._source if person is None else "human")
         commands = sensed.commands
         self.events.append(tuple(str(event) for command in commands for event in command.events))
@@ -137,10 +151,12 @@ def run_episode(
     end: End | None = None
     while end is None:
         try:
-            action = decide(policy, env, state, info)
+            chunk = ask(policy, env, state, info)
         except PolicyAway as away:
             end = _cut_short(env, notes, ArmStopped(str(away), end="lost_link"))
             break
+        notes.decide(chunk)
+        action = row_of(chunk, env)
         state, _, _, late, info = env.step(action)
         if stopped := info["sensed"].stopped:
             end = _cut_short(env, notes, stopped)
@@ -151,6 +167,7 @@ def run_episode(
         done = eyes.see(info["sensed"])
         end = _end(late=late, done=done, stopped=stop())
     else:
+        _ask_once_more(policy, env, notes, state, info)
         end = _look_after(env, notes, end)
     truth = watch.said() if watch else None
     plan = replace(plan, config={**plan.config, **told(policy)})
@@ -177,8 +194,24 @@ def _follow(watch: TruthWatch | None) -> TruthWatch | None:
 
 def decide(policy: Policy, env: ArmEnv, state: EnvState, info: Info) -> NDArray[np.float32]:
     """Return what the policy does next; where it has no answer, the arm holds."""
-    chunk = policy.infer_batch([request_of(policy.spec, env, state, info)])[0]
+    return row_of(ask(policy, env, state, info), env)
+
+
+def ask(policy: Policy, env: ArmEnv, state: EnvState, info: Info) -> ActionChunk:
+    """Return a policy's answer to one moment."""
+    return policy.infer_batch([request_of(policy.spec, env, state, info)])[0]
+
+
+def row_of(chunk: ActionChunk, env: ArmEnv) -> NDArray[np.float32]:
+    """Return the first row of a chunk; without one, the action that holds."""
     return chunk.actions[0] if len(chunk.actions) else env.hold_action()
+
+
+def _ask_once_more(policy: Policy, env: ArmEnv, notes: _Notes, state: EnvState, info: Info) -> None:
+    """Keep what the last state would have been corrected from: learners look one step ahead."""
+    if notes.corrections:
+        with suppress(PolicyAway):
+            notes.decide(ask(policy, env, state, info))
 
 
 def request_of(spec: PolicySpec, env: ArmEnv, state: EnvState, info: Info) -> PolicyRequest:
@@ -242,7 +275,7 @@ def _info(
         seed=plan.seed,
         end=end,
         started_at=started,
-        action_space=env.policy_spec.action_space,
+        action_space=f"{PREFIX if notes.corrections else ''}{env.policy_spec.action_space}",
         policy=plan.policy,
         # What a person helped with says nothing of the policy's own success.
         greedy=plan.greedy and not notes.helped,
@@ -277,11 +310,23 @@ def _episode(notes: _Notes, info: EpisodeInfo) -> Episode:
         joint_target=np.array([observation.joint_target for observation in seen]),
         frames={name: [_jpeg(observation, name) for observation in seen] for name in cameras},
         first_step=1,
-        state={name: np.array([state[name] for state in notes.states]) for name in vectors},
+        state={
+            **{name: np.array([state[name] for state in notes.states]) for name in vectors},
+            **_corrected(notes),
+        },
         actions=np.array(notes.actions, np.float32),
         source=np.array([SOURCES.index(source) for source in notes.sources], np.uint8),
         guard_events=notes.events,
     )
+
+
+def _corrected(notes: _Notes) -> dict[str, NDArray[np.float32]]:
+    """Return the vectors of the corrections, shape (T+1, size); the last one stays if need be."""
+    if not notes.corrections:
+        return {}
+    missing = len(notes.states) - len(notes.corrections)
+    kept = [*notes.corrections, *[notes.corrections[-1]] * missing]
+    return {name: np.array([one.state[name] for one in kept]) for name in kept[0].state}
 
 
 def _jpeg(observation: Observation, camera: str) -> bytes:

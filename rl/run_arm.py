@@ -23,6 +23,7 @@ from rl.learner_client import Courier, LearnerAway, LearnerClient, not_uploaded
 from rl.logs import log_to
 from rl.progress import say
 from rl.remote_policy import fit_to_policy, policy_maker
+from rl.residual_base import Recipe, check_recipe
 from rl.run_record import BadRun, read_run
 from rl.statistics import wilson
 from robot.journal import EpisodeInfo, journal_folder, read_episode
@@ -33,7 +34,7 @@ def practise(composed: Composed) -> int:
     """Run episodes until there are enough, or Ctrl-C; return the exit code."""
     cfg = composed.cfg
     check_arms(cfg.arm, [str(cfg.arm_id)])
-    fit_to_policy(cfg)
+    recipe = fit_to_policy(cfg)
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
@@ -52,7 +53,7 @@ def practise(composed: Composed) -> int:
             for path in _left_over(cfg, goal):
                 courier.send(path)
         start_own_arms(cfg.arm, [str(cfg.arm_id)], journal, stack)
-        stored = _stored_policy(cfg, goal)
+        stored = _stored_policy(cfg, goal, recipe)
         worker = when_ready(partial(make_worker, cfg, goal, journal, stopping.is_set), stopping)
         if worker:
             stack.callback(worker.close)
@@ -157,12 +158,13 @@ def _client(cfg: DictConfig) -> LearnerClient | None:
     return LearnerClient(url, token=os.environ.get("LEARNER_TOKEN")) if url else None
 
 
-def _stored_policy(cfg: DictConfig, goal: Goal) -> Snapshot | None:
+def _stored_policy(cfg: DictConfig, goal: Goal, recipe: Recipe | None) -> Snapshot | None:
     if not cfg.run:
         return None
     run = read_run(find_run(str(cfg.run), Path("runs")).path)
     if parse_goal(run.goal).task != goal.task:
         raise BadRun(f"{run.folder} learnt {run.goal!r}, not {str(goal)!r}", code=2)
+    check_recipe(run.policy, recipe)
     return Snapshot.read(run.policy, run.updates)
 
 

@@ -1,4 +1,4 @@
-"""Soft actor-critic: SB3's SAC as the engine of updates, fed from our own replay."""
+"""Soft actor-critic: SB3's SAC as the engine of updates, fed from our own replay and a prior."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -29,7 +29,8 @@ from policy_server.backends.learned import DESCRIPTION, WEIGHTS, describe
 from policy_server.backends.network import Encoder, encoding_of, tensors_of
 from policy_server.policy import PolicySpec
 from rl.adam import Adam
-from rl.replay import Replay
+from rl.prior import prior_episodes
+from rl.replay import Mixed, Replay
 from rl.sac_policy import FastActor, FastCritic, FastPolicy
 from rl.transition import Transition
 from robot.sealed import make_folder, seal
@@ -64,6 +65,14 @@ class SacLearner:
         target_rate: float = 0.01,
         entropy_coef: float = 0.05,
         target_entropy: float | None = None,
+        critics: int = 2,
+        subset: int = 2,
+        prior: Sequence[str] = (),
+        prior_share: float = 0.5,
+        successes: bool = False,
+        task: str = "",
+        runs: str = "runs",
+        starts_at_zero: bool = False,
         seed: int = 0,
         git_revision: str = "unknown",
     ) -> None:
@@ -71,7 +80,13 @@ class SacLearner:
 
         `target_rate` is the share of the critics that the target critics take over in an update,
         `target_entropy` is minus half the action's size where it is not given, and `shaping` is
-        how much more a gain pays at once than it saves in every later step (0 for not at all).
+        how much more a gain pays at once than it saves in every later step (0 for not at all). An
+        actor that `starts_at_zero` does nothing on average until it has learnt better.
+
+        The targets are the least of a `subset` of the `critics`, drawn for each batch. `prior`
+        names runs of `task`, by folder or among `runs`, whose labelled steps make `prior_share` of
+        each batch; with `successes` those of this run's own rewarded episodes do so, too. Raise
+        `BadRun` where a prior does not fit.
         """
         if spec.images or spec.horizon != 1:
             raise ValueError(f"SAC reads state vectors and gives one row a time, not {spec}")
@@ -83,29 +98,44 @@ class SacLearner:
             target_rate=target_rate,
             entropy_coef=entropy_coef,
         )
+        _refuse_wrong_prior(
+            critics=critics, subset=subset, prior_share=prior_share, successes=successes
+        )
         self._spec, self._hidden, self._batch_size = spec, list(hidden), batch_size
         self._discount, self._shaping = discount, shaping
         self._git_revision, self._updates = git_revision, 0
         self._replay = Replay(spec, np.random.default_rng(seed), capacity=capacity)
+        self._prior = Replay(spec, np.random.default_rng([seed, 1]), capacity=capacity)
+        self._keeps_successes = successes
+        for episode in prior_episodes(prior, root=Path(runs), task=task, spec=spec):
+            self._prior.add([self._shaped(step) for step in episode])
         encoding = encoding_of(spec)
         self._sac = engine = _engine(
             _Spaces(encoding.size, spec.action_dim),
             entropy_coef,
+            hidden=self._hidden,
+            critics=critics,
+            subset=subset,
             learning_rate=learning_rate,
             tau=target_rate,
             gamma=discount,
             target_entropy=-spec.action_dim / 2 if target_entropy is None else target_entropy,
-            policy_kwargs={"net_arch": self._hidden, "optimizer_class": Adam},
             seed=seed,
         )
-        engine.replay_buffer = _Encoded(self._replay, Encoder(encoding))
+        mixed = Mixed(self._replay, self._prior, share=prior_share)
+        engine.replay_buffer = _Encoded(mixed, Encoder(encoding))
         self._actor: FastActor = engine.actor
         self._critic: FastCritic = engine.critic
-        self._actor.noise.manual_seed(seed)
+        self._target: FastCritic = engine.critic_target
+        if starts_at_zero:
+            self._actor.networks.silence()
 
     def add(self, transitions: Sequence[Transition]) -> None:
         """Take in one labelled episode, in order."""
-        self._replay.add([self._shaped(step) for step in transitions])
+        steps = [self._shaped(step) for step in transitions]
+        self._replay.add(steps)
+        if self._keeps_successes and steps and steps[-1].terminated:
+            self._prior.add(steps)
 
     def update(self, steps: int) -> Mapping[str, float]:
         """Take gradient steps; raise `LearnerDiverged` where a loss is not finite."""
@@ -140,10 +170,12 @@ class SacLearner:
         seal(folder / DESCRIPTION, description.encode())
 
     def save(self, folder: Path) -> None:
-        """Write everything but the replay's steps, as one file."""
-        facts = {"updates": self._updates, "draws": self._replay.rng_state, **self._shape()}
+        """Write everything but the steps of replay and prior, as one file."""
+        draws = {"draws": self._replay.rng_state, "prior_draws": self._prior.rng_state}
+        facts = {"updates": self._updates, **draws, **self._shape()}
         text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-        tensors = {**self._tensors(), "noise": self._actor.noise.get_state(), _FACTS: text}
+        states = {"noise": self._actor.noise.get_state(), "subset": self._target.draws.get_state()}
+        tensors = {**self._tensors(), **states, _FACTS: text}
         make_folder(folder)
         seal(folder / CHECKPOINT, save_tensors(tensors))
 
@@ -152,7 +184,9 @@ class SacLearner:
         path = folder / CHECKPOINT
         facts, tensors = _read(path)
         shape, mine = self._shape(), self._tensors()
-        if {name: facts.get(name) for name in shape} != shape or not set(mine) <= set(tensors):
+        sizes = {name: tensors[name].shape for name in mine if name in tensors}
+        fits = sizes == {name: tensor.shape for name, tensor in mine.items()}
+        if {name: facts.get(name) for name in shape} != shape or not fits:
             raise ValueError(
                 f"{path} is of another policy or network; go on with the options it began with"
             )
@@ -160,6 +194,10 @@ class SacLearner:
             tensor.copy_(tensors[name])
         self._actor.noise.set_state(tensors["noise"])
         self._replay.rng_state = facts["draws"]
+        # A learner without a prior and with two critics needs neither, and may not have kept them.
+        if "prior_draws" in facts and "subset" in tensors:
+            self._prior.rng_state = facts["prior_draws"]
+            self._target.draws.set_state(tensors["subset"])
         self._updates = facts["updates"]
 
     def _shaped(self, step: Transition) -> Transition:
@@ -194,7 +232,7 @@ class SacLearner:
         return {
             "actor": self._actor.networks.flat.detach(),
             "critic": self._critic.networks.flat.detach(),
-            "critic_target": engine.critic_target.networks.flat.detach(),
+            "critic_target": self._target.networks.flat.detach(),
             "log_entropy_coef": engine.log_ent_coef.detach(),
         } | {
             f"{name}_adam.{moment}": tensor
@@ -214,7 +252,7 @@ class _Spaces(gymnasium.Env[Any, Any]):
 class _Encoded:
     """A replay as SB3 samples it: with states turned into the networks' input."""
 
-    def __init__(self, replay: Replay, encode: Encoder) -> None:
+    def __init__(self, replay: Mixed, encode: Encoder) -> None:
         self._replay, self._encode = replay, encode
 
     def sample(self, batch_size: int, env: object = None) -> ReplayBufferSamples:
@@ -226,15 +264,34 @@ class _Encoded:
         )
 
 
-def _engine(spaces: "_Spaces", entropy_coef: float, **options: Any) -> Any:  # noqa: ANN401 - SB3's
+def _engine(
+    spaces: "_Spaces",
+    entropy_coef: float,
+    *,
+    hidden: Sequence[int],
+    critics: int,
+    subset: int,
+    seed: int,
+    **options: Any,  # noqa: ANN401 - SB3's, passed on
+) -> Any:  # noqa: ANN401 - SB3's
     """Return SB3's SAC, quiet, on the CPU, and without a replay of its own."""
     engine: Any = SAC(
-        FastPolicy, spaces, buffer_size=1, ent_coef=entropy_coef, device="cpu", **options
+        FastPolicy,
+        spaces,
+        buffer_size=1,
+        ent_coef=entropy_coef,
+        device="cpu",
+        policy_kwargs={"net_arch": hidden, "n_critics": critics, "optimizer_class": Adam},
+        seed=seed,
+        **options,
     )
     engine.set_logger(Logger(folder=None, output_formats=[]))
     # SB3 would tune the coefficient with torch's Adam; see `rl.adam`.
     engine.log_ent_coef = torch.tensor([math.log(entropy_coef)], requires_grad=True)
     engine.ent_coef_optimizer = Adam([engine.log_ent_coef], lr=options["learning_rate"])
+    engine.critic.subset = engine.critic_target.subset = subset
+    engine.actor.noise.manual_seed(seed)
+    engine.critic_target.draws.manual_seed(seed + 1)
     return engine
 
 
@@ -245,6 +302,20 @@ def _refuse_wrong(*, shaping: object, **numbers: object) -> None:
             raise ValueError(f"{name} is {value!r}; expected a number above 0")
     if not isinstance(shaping, int | float) or not 0.0 <= shaping < math.inf:
         raise ValueError(f"shaping is {shaping!r}; expected a number from 0 up")
+
+
+def _refuse_wrong_prior(
+    *, critics: object, subset: object, prior_share: object, successes: object
+) -> None:
+    """Raise `ValueError` for numbers of critics, or a use of the prior, that make no sense."""
+    if not isinstance(critics, int) or critics < 1:
+        raise ValueError(f"critics is {critics!r}; expected a whole number from 1 up")
+    if not isinstance(subset, int) or not 1 <= subset <= critics:
+        raise ValueError(f"subset is {subset!r}; expected a whole number from 1 to {critics}")
+    if not isinstance(prior_share, int | float) or not 0.0 <= prior_share <= 1.0:
+        raise ValueError(f"prior_share is {prior_share!r}; expected a number from 0 to 1")
+    if not isinstance(successes, bool):
+        raise TypeError(f"successes is {successes!r}; expected true or false")
 
 
 @contextmanager

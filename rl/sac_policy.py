@@ -64,19 +64,37 @@ class FastCritic(ContinuousCritic):
         self.q_networks = []
         inputs = kwargs["features_dim"] + get_action_dim(self.action_space)
         self.networks = Networks(self.n_critics, (inputs, *kwargs["net_arch"], 1))
+        self.subset = self.n_critics
+        """As targets, so many of the critics answer, drawn anew for each batch."""
+        self.draws = torch.Generator()
         self.q = torch.zeros(1)
         """What the first critic said of the last batch that it learnt from."""
 
     def forward(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
-        """Return each critic's values, shape (batch, 1)."""
+        """Return each critic's values, shape (batch, 1); SB3 takes the least of them.
+
+        Where a subset makes the targets, the actor follows the mean of all instead (REDQ, Chen et
+        al., 2021), and that is the one value here.
+        """
         if actions.requires_grad:
-            return self.networks.steered(obs, actions)
+            values = self.networks.steered(obs, actions)
+            return values if self._all_answer else (torch.cat(values, 1).mean(1, keepdim=True),)
         x = torch.cat([obs, actions], dim=1)
         if not torch.is_grad_enabled():
-            return tuple(self.networks.values(x))
+            return tuple(self.networks.values(x, self._drawn()))
         values = self.networks.trained(x)
         self.q = values[0].detach()
         return values
+
+    @property
+    def _all_answer(self) -> bool:
+        return self.subset == self.n_critics
+
+    def _drawn(self) -> list[int] | None:
+        """Return which critics make this batch's targets; None for all."""
+        if self._all_answer:
+            return None
+        return torch.randperm(self.n_critics, generator=self.draws)[: self.subset].tolist()
 
 
 class FastPolicy(SACPolicy):

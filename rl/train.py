@@ -34,8 +34,15 @@ from rl.logs import log_to
 from rl.loop import Schedule, Training, View
 from rl.own_rewarder import OwnRewarder
 from rl.progress import say
-from rl.remote_policy import fit_to_policy, is_remote, policy_maker
+from rl.remote_policy import (
+    base_at_hand,
+    fit_to_policy,
+    is_remote,
+    is_residual,
+    policy_maker,
+)
 from rl.report import write_report
+from rl.residual_base import Recipe
 from rl.run_folder import RunFolder
 from rl.run_record import BadRun
 from rl.service import LearnerService
@@ -60,11 +67,19 @@ def practise(composed: Composed) -> int:
     check_arms(cfg.arm, arms_of(cfg))
     rules_of(cfg)
     judge_of(composed)
-    fit_to_policy(cfg)
+    fit_hard_share(cfg)
+    with base_at_hand(cfg) as watch_base:
+        return _practise(composed, fit_to_policy(cfg), watch_base, began)
+
+
+def _practise(composed: Composed, recipe: Recipe | None, watch_base: Watch, began: float) -> int:
+    cfg = composed.cfg
     goal, schedule, learner = goal_of(cfg), schedule_of(cfg), make_learner(cfg)
     folder = open_folder(composed, goal)
     log_to(folder.path / "train.log")
     try:
+        if recipe:
+            recipe.keep(folder.policy)
         with helpers(composed, goal, folder) as (intake, audit, view, watch):
             training = Training(
                 learner=learner,
@@ -73,7 +88,7 @@ def practise(composed: Composed) -> int:
                 schedule=schedule,
                 audit=audit,
                 view=view,
-                watch=watch,
+                watch=lambda: watch() or watch_base(),
                 began=began,
             )
             with stopped_by_signals(training.stopping.set):
@@ -113,6 +128,16 @@ def schedule_of(cfg: DictConfig) -> Schedule:
         return Schedule(patience_s=patience_s, **{name: cfg[name] for name in names})
     except (TypeError, ValueError) as error:
         raise BadRun(str(error), code=2) from error
+
+
+def fit_hard_share(cfg: DictConfig) -> None:
+    """Let no layout be repeated where a person lays out; raise `BadRun` where the share is none."""
+    share: object = cfg.hard_share
+    if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+        raise BadRun(f"hard_share={share!r}; expected a number from 0 to 1", code=2)
+    if share and cfg.arm.get("scene") == "person":
+        say("hard_share is ignored: a person lays the table out, and no layout can be repeated")
+        cfg.hard_share = 0.0
 
 
 def rules_of(cfg: DictConfig) -> Rules:
@@ -260,19 +285,31 @@ def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeW
         config=kept(cfg.arm, arm),
         make_policy=policy_maker(cfg.policy),
         greedy_every=int(cfg.greedy_every),
+        hard_share=float(cfg.hard_share),
     )
 
 
 def make_learner(cfg: DictConfig) -> Learner:
     """Return the learner for what the arms see and do; raise `BadRun` where a setting is none."""
     make = instantiate(cfg.learner, _partial_=True, _convert_="all")
-    if "policy" in cfg and is_remote(cfg.policy) and "NoLearner" not in str(cfg.learner._target_):
-        raise BadRun("policy=remote acts by a policy server: add learner=none", code=2)
+    check_learner(cfg)
     actions = ACTION_SPACES[str(cfg.arm.actions)](SafetyLimits.load(SAFETY))
+    spec = policy_spec(actions, hz=float(cfg.arm.hz))
     try:
-        return make(policy_spec(actions), seed=int(cfg.seed), git_revision=git_revision())
+        return make(spec, seed=int(cfg.seed), git_revision=git_revision())
     except (TypeError, ValueError) as error:
         raise BadRun(f"learner: {error}", code=2) from error
+
+
+def check_learner(cfg: DictConfig) -> None:
+    """Raise `BadRun` where the learner cannot learn from how the arms act."""
+    if "policy" not in cfg:
+        return
+    learner, corrects = str(cfg.learner._target_), is_residual(cfg.policy)
+    if corrects != learner.endswith("residual_learner"):
+        raise BadRun("learner=residual and policy=residual go together: give both", code=2)
+    if is_remote(cfg.policy) and not corrects and "NoLearner" not in learner:
+        raise BadRun("policy=remote acts by a policy server: add learner=none", code=2)
 
 
 @contextmanager

@@ -5,19 +5,22 @@ import queue
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from envs.arm_env import ArmEnv
 from envs.homing import ArmStopped
+from policy_server.backends.residual import PREFIX
 from policy_server.policy import Policy
 from rewarder.goal import parse_goal
 from rl.fleet import RETRY_S
 from rl.person import PersonJudge
+from rl.residual_base import Recipe, bases_of
 from rl.run_record import BadRun, RunRecord
 from rl.trial import FIRST_SEED, Judge, Trial, TruthJudge, play_trial
+from robot.perturbation import NOMINAL, Perturbation
 
 type Job = tuple[Contender, int]
 """Who plays, and on which seed."""
@@ -35,6 +38,12 @@ class Contender:
     policy: Path
     goal: str
     preset: str
+    variation: float = 0.0
+    """How much the twin's table differs from scene to scene, 0 to 1."""
+    perturbation: Perturbation = NOMINAL
+    """In what the twin is another one, the same in every trial."""
+    base: str = ""
+    """Where the policy that it corrects is served; empty for one that acts alone."""
 
 
 def contender_of(run: RunRecord, preset: str) -> Contender:
@@ -58,6 +67,10 @@ class Conditions:
     first_seed: int = FIRST_SEED
     arms: Sequence[str] = ()
     """Emulated arms behind their own processes to play on, in place of twins."""
+    variation: float = 0.0
+    """How much light, colours, cameras, friction and delay of twins differ, 0 to 1."""
+    goal: str | None = None
+    """A sentence of the same task with other colours; None for the one that was learnt."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "processes"):
@@ -65,6 +78,10 @@ class Conditions:
                 raise BadRun(f"{name}={getattr(self, name)}; expected 1 or more", code=2)
         if self.judge not in {"truth", "person"}:
             raise BadRun(f"unknown judge {self.judge!r}; known: truth, person", code=2)
+        if not 0.0 <= self.variation <= 1.0:
+            raise BadRun(f"variation={self.variation}; expected 0 (none) to 1", code=2)
+        if self.variation and self.arms:
+            raise BadRun("variation= is of twins; leave out arms= or variation=", code=2)
 
     @property
     def seeds(self) -> range:
@@ -74,9 +91,12 @@ class Conditions:
 
 def play(jobs: Sequence[Job], conditions: Conditions) -> Iterator[tuple[int, Trial]]:
     """Yield each job's index and trial as it ends, before the judge that is named."""
-    if conditions.judge == "person":
-        return play_here(jobs, PersonJudge(total=len(jobs)))
-    return play_jobs(jobs, on=conditions.arms or [None] * conditions.processes)
+    with bases_of(contender.policy for contender, _ in jobs) as urls:
+        jobs = [(replace(one, base=urls.get(one.policy, "")), seed) for one, seed in jobs]
+        if conditions.judge == "person":
+            yield from play_here(jobs, PersonJudge(total=len(jobs)))
+        else:
+            yield from play_jobs(jobs, on=conditions.arms or [None] * conditions.processes)
 
 
 def play_jobs(jobs: Sequence[Job], *, on: Sequence[str | None]) -> Iterator[tuple[int, Trial]]:
@@ -120,19 +140,39 @@ def load(contender: Contender, arm: str | None = None) -> tuple[ArmEnv, Policy]:
     from envs.real_env import make_real_env  # noqa: PLC0415
     from envs.twin_env import make_twin_env  # noqa: PLC0415
     from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
+    from rl.residual import composed  # noqa: PLC0415
 
     # Two processes of several threads each get in each other's way on few cores.
     torch.set_num_threads(1)
     try:
         policy = LearnedPolicy.load(contender.policy, greedy=True)
-        actions = policy.spec.action_space
+        actions, hz = policy.spec.action_space.removeprefix(PREFIX), policy.spec.hz
+        recipe = Recipe.read(contender.policy)
+        realtime = bool(arm or (recipe and recipe.settings["realtime"]))
         goal = parse_goal(contender.goal)
         if arm:
-            env = make_real_env(goal, arm_id=arm, actions=actions, scene="emulator")
+            env = make_real_env(goal, arm_id=arm, actions=actions, hz=hz, scene="emulator")
         else:
-            env = make_twin_env(goal, preset=contender.preset, actions=actions)
+            env = make_twin_env(
+                goal,
+                preset=contender.preset,
+                actions=actions,
+                hz=hz,
+                realtime=realtime,
+                variation=contender.variation,
+                perturbation=contender.perturbation,
+            )
     except (OSError, ValueError) as error:
         raise BadRun(f"{contender.policy} cannot be played: {error}") from None
+    if recipe:
+        return env, composed(
+            policy,
+            recipe,
+            version=policy.version,
+            url=contender.base,
+            arm=env.offers,
+            realtime=realtime,
+        )
     if policy.spec != env.policy_spec:
         raise BadRun(
             f"{contender.policy} reads {policy.spec}, the arm gives {env.policy_spec}; "

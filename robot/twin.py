@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from robot.arm import JOINTS, Joints, from_radians, to_radians
 from robot.camera import Frame
 from robot.kinematics import tool_position
+from robot.perturbation import NOMINAL, Perturbation
 from robot.scene import CUBE_EDGE, Layout, Truth
 from robot.twin_model import PRESETS, TIMESTEP_S, VIEWS, WRIST_CAMERA, shared_model
 from robot.twin_variation import Variation
@@ -30,6 +31,9 @@ BOWL_CLEARANCE = 0.09
 MARKER_DISTANCE = (0.08, 0.12)
 STACK_CLEARANCE = 0.065
 _SETTLE_S = 0.25
+_ARRIVED_RAD = 1e-6
+DROPPED_FOR_S = 0.25
+"""A frame older than this does not stand in for one that was dropped."""
 
 
 class TwinClock:
@@ -56,7 +60,7 @@ class TwinClock:
 class Twin:
     """A simulated arm, its cameras and what lies on its table."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the layout have defaults
         self,
         layout: Layout,
         *,
@@ -65,30 +69,34 @@ class Twin:
         image_size: tuple[int, int] = (96, 96),
         realtime: bool = False,
         variation: float = 0.0,
+        arm_variation: float = 0.0,
+        perturbation: Perturbation = NOMINAL,
     ) -> None:
         """Build the twin; `image_size` is (height, width) in pixels.
 
-        `variation`, 0 to 1, is how much the table differs from scene to scene.
+        `variation`, 0 to 1, is how much the table differs from scene to scene, `arm_variation` how
+        much servos, links and frames do; `perturbation` is the same in every scene.
         """
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-        unknown = set(cameras) - {*VIEWS, "wrist"}
-        if unknown:
-            raise ValueError(f"unknown camera {min(unknown)!r}; known: {', '.join(VIEWS)}, wrist")
+        _check(preset, cameras)
         self._servo = PRESETS[preset]
         self._model = shared_model(layout, self._servo)
-        if variation:
+        self._variation: Variation | None = None
+        if variation or arm_variation or perturbation != NOMINAL:
             self._model = copy.deepcopy(self._model)
-        self._variation = Variation(self._model, variation) if variation else None
-        self._delay_s = self._servo.delay_s
+            self._variation = Variation(
+                self._model, variation, arm=arm_variation, always=perturbation
+            )
+        self._beyond, self._chance = NOMINAL, np.random.default_rng(0)
         self._data = mujoco.MjData(self._model)
         self._layout = layout
         self._views = {name: WRIST_CAMERA if name == "wrist" else name for name in cameras}
         self._image_size = image_size
         self._joints = np.array([self._model.joint(name).qposadr[0] for name in JOINTS])
+        self._links = np.flatnonzero(self._model.body_rootid == self._model.body("base").id)
         self._base_time = 0.0
         self._pending: deque[tuple[float, NDArray[np.float64]]] = deque()
         self._goal = np.zeros(6)
+        self._frames: dict[str, Frame] = {}
         self._thing_start = np.zeros(3)
         self.clock = TwinClock(self, realtime=realtime)
         self.reset(seed=0)
@@ -124,18 +132,27 @@ class Twin:
         return from_radians(np.deg2rad(np.round(degrees / ENCODER_STEP_DEG) * ENCODER_STEP_DEG))
 
     def frames(self) -> Mapping[str, Frame]:
-        """Draw and return a frame of each camera."""
+        """Return a frame of each camera, drawn unless it is dropped."""
+        self._frames = {name: self._frame(name) for name in self._views}
+        return self._frames
+
+    def _frame(self, name: str) -> Frame:
+        before, share = self._frames.get(name), self._beyond.dropped
+        is_dropped = share > 0 and self._chance.random() < share
+        if is_dropped and before and self.time - before.stamp <= DROPPED_FOR_S:
+            return before
         drawing = renderer(self._model, *self._image_size)
-        frames: dict[str, Frame] = {}
-        for name, camera in self._views.items():
-            drawing.update_scene(self._data, camera)
-            frames[name] = Frame(image=drawing.render().copy(), stamp=self.time)
-        return frames
+        drawing.update_scene(self._data, self._views[name])
+        return Frame(image=drawing.render().copy(), stamp=self.time)
 
     def command(self, joint_target: Joints) -> None:
         """Send a goal to the simulated servos; they react after their delay."""
         radians = to_radians(np.asarray(joint_target, np.float64))
-        self._pending.append((self._data.time + self._delay_s, radians))
+        due = self._data.time + max(0.0, self._servo.delay_s + self._beyond.delay_s)
+        if self._beyond.jitter_s:
+            due += self._chance.uniform(0.0, self._beyond.jitter_s)
+            due = max(due, self._pending[-1][0] if self._pending else due)
+        self._pending.append((due, radians))
 
     def close(self) -> None:
         """Do nothing: a twin holds nothing that must be released."""
@@ -145,16 +162,26 @@ class Twin:
         steps = round((moment - self.time) / TIMESTEP_S)
         while steps > 0:
             self._apply_due()
-            burst = 1 if self._pending else steps
+            is_moving = self._smooth()
+            burst = 1 if self._pending or is_moving else steps
             mujoco.mj_step(self._model, self._data, burst)
             steps -= burst
 
     def _apply_due(self) -> None:
         while self._pending and self._pending[0][0] <= self._data.time + 1e-9:
             radians = self._pending.popleft()[1]
-            play = np.deg2rad(self._servo.backlash_deg) / 2
+            play = np.deg2rad(self._servo.backlash_deg + self._beyond.backlash_deg) / 2
             self._goal = np.clip(self._goal, radians - play, radians + play)
-            self._data.ctrl[:] = self._goal
+            if not self._beyond.smoothing_s:
+                self._data.ctrl[:] = self._goal
+
+    def _smooth(self) -> bool:
+        """Bring the servos nearer to their goals; return whether they are still on the way."""
+        if not self._beyond.smoothing_s:
+            return False
+        way = self._goal - self._data.ctrl
+        self._data.ctrl += way * -np.expm1(-TIMESTEP_S / self._beyond.smoothing_s)
+        return bool(np.abs(way).max() > _ARRIVED_RAD)
 
     # As a scene
 
@@ -163,9 +190,13 @@ class Twin:
         rng = np.random.default_rng(seed)
         self._base_time = self.time
         if self._variation:
-            self._delay_s = self._servo.delay_s + self._variation.draw(rng.spawn(1)[0])
+            self._chance = rng.spawn(1)[0]
+            self._beyond = self._variation.draw(self._chance)
         mujoco.mj_resetData(self._model, self._data)
+        pull = (self._beyond.weight - 1.0) * self._model.opt.gravity
+        self._data.xfrc_applied[self._links, :3] = self._model.body_mass[self._links, None] * pull
         self._pending.clear()
+        self._frames.clear()
         pose = to_radians(np.array(REST_POSE))
         self._data.qpos[self._joints] = pose
         self._data.ctrl[:] = self._goal = pose
@@ -254,6 +285,15 @@ def _marker_spot(rng: np.random.Generator, thing: NDArray[np.float64]) -> NDArra
         spot = thing + rng.uniform(*MARKER_DISTANCE) * np.array([np.cos(angle), np.sin(angle)])
         if CUBE_X[0] <= spot[0] <= CUBE_X[1] and CUBE_Y[0] <= spot[1] <= CUBE_Y[1]:
             return spot
+
+
+def _check(preset: str, cameras: Sequence[str]) -> None:
+    """Raise ValueError for a preset or a camera that there is not."""
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    unknown = set(cameras) - {*VIEWS, "wrist"}
+    if unknown:
+        raise ValueError(f"unknown camera {min(unknown)!r}; known: {', '.join(VIEWS)}, wrist")
 
 
 @cache

@@ -55,6 +55,39 @@ def test_a_chunk_that_is_late_gives_only_the_rows_of_steps_to_come(ramp):
     assert after == [100.0 + 7 - asked_at + 1] * 2
 
 
+def test_an_arm_that_waits_has_every_chunk_one_step_after_it_was_asked_for(ramp):
+    with served(ramp) as address:
+        policy = remote(address, rtc=False, waits=True)
+        got = [row(policy, step, here=(step, step)) for step in range(12)]
+        policy.close()
+    # A chunk is asked for when 3 rows are left, and it counts from the step that it was asked at.
+    assert got == [[step + 1] * 2 for step in range(12)]
+    assert set(policy.streaming.delays) == {1}
+    assert policy.streaming.starved == 0
+
+
+def test_an_arm_that_waits_has_each_lone_row_in_its_own_step(ramp):
+    ramp.spec = replace(SPEC, horizon=1)
+    with served(ramp) as address:
+        policy = remote(address, waits=True)
+        got = [row(policy, step, here=(step, step)) for step in range(5)]
+        policy.close()
+    assert got == [[step + 1] * 2 for step in range(5)]
+
+
+def test_an_arm_that_waits_gives_up_after_so_long_by_the_clock_on_the_wall(ramp, monkeypatch):
+    monkeypatch.setattr("policy_server.client.AWAY_S", 0.05)
+    with served(ramp) as address:
+        policy = remote(address, timeout_s=0.5, waits=True)
+        assert row(policy, 0) == [1, 1]
+        ramp.gate.clear()
+        with pytest.raises(PolicyAway):
+            # The arm's own time stands still.
+            [policy.infer_batch([ask()]) for _ in range(99)]
+        ramp.gate.set()
+        policy.close()
+
+
 def test_without_rows_the_arm_holds_and_in_the_end_gives_up(ramp):
     with served(ramp) as address:
         policy = remote(address, timeout_s=60.0)

@@ -74,3 +74,10 @@ def test_values_are_those_that_are_trained():
     with torch.no_grad():
         for value, trained in zip(networks.values(x), networks.trained(x), strict=True):
             assert torch.equal(value, trained)
+
+
+def test_a_few_networks_can_be_asked_alone():
+    networks, x = shaken(4, (7, 16, 1)), torch.randn(9, 7)
+    everyone = networks.values(x)
+    for index, value in zip((3, 1), networks.values(x, among=(3, 1)), strict=True):
+        assert torch.equal(value, everyone[index])

@@ -4,7 +4,7 @@ import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from policy_server.policy import PolicySpec
-from rl.replay import Replay
+from rl.replay import Mixed, Replay
 from rl.transition import Transition
 
 SPEC = PolicySpec(action_space="ee_delta", action_dim=2, state={"thing": 2, "held": 1})
@@ -120,3 +120,41 @@ def test_steps_that_do_not_fit_are_refused_together_with_their_episode(changes, 
 def test_an_empty_replay_says_so():
     with pytest.raises(ValueError, match="empty"):
         replay_of().sample(4)
+
+
+def mixed_of(own, prior, share=0.5):
+    """Steps of this run have numbers up to 9, those of the prior from 50 on."""
+    mine, theirs = replay_of(), replay_of(seed=1)
+    mine.add([step_of(number) for number in range(own)])
+    theirs.add([step_of(50 + number, terminated=True) for number in range(prior)])
+    return Mixed(mine, theirs, share=share)
+
+
+def of_the_prior(batch):
+    return int((batch.rewards >= 4.0 - 1e-6).sum())
+
+
+def test_a_batch_has_its_share_of_the_prior():
+    batch = mixed_of(10, 10, share=0.25).sample(40)
+    assert len(batch.rewards) == 40
+    assert of_the_prior(batch) == 10
+
+
+def test_a_step_of_a_mixed_batch_stays_whole():
+    batch = mixed_of(10, 10).sample(40)
+    numbers = (batch.rewards[:, 0] + 1.0) * 10
+    torch.testing.assert_close(batch.observations[:, 0], numbers)
+    torch.testing.assert_close(batch.next_observations[:, 0], numbers + 1)
+    torch.testing.assert_close(batch.actions[:, 0], numbers / 100)
+    assert torch.equal(batch.dones[:, 0] == 1.0, numbers >= 49.5)
+
+
+def test_without_a_prior_the_draws_are_those_of_the_replay_alone():
+    alone = replay_of()
+    alone.add([step_of(number) for number in range(10)])
+    for ours, plain in zip(mixed_of(10, 0).sample(32), alone.sample(32), strict=True):
+        assert ours is plain is None or torch.equal(ours, plain)
+
+
+def test_before_the_first_step_of_a_run_its_prior_is_all_there_is():
+    assert of_the_prior(mixed_of(0, 10).sample(16)) == 16

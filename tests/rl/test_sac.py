@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -17,6 +17,7 @@ from policy_server.policy import PolicyRequest, PolicySpec
 from rl.adam import Adam
 from rl.sac import LearnerDiverged, SacLearner, _small_numbers_and_matrices
 from rl.transition import Transition
+from tests.rl.prior_runs import fitting_episode, run_of
 
 HIDDEN = (32, 32)
 EPISODE = random_steps(20, np.random.default_rng(3))
@@ -26,6 +27,26 @@ def learner(seed: int = 0, **options: object) -> SacLearner:
     made = SacLearner(SPEC, hidden=HIDDEN, batch_size=32, seed=seed, capacity=500, **options)
     made.add(random_steps(200, np.random.default_rng(7)))
     return made
+
+
+@pytest.fixture
+def rlpd(tmp_path):
+    """Options of a learner with an ensemble and with a run of two episodes as its prior."""
+    run = run_of(tmp_path, *map(fitting_episode, range(2)))
+    return {
+        "critics": 5,
+        "subset": 2,
+        "prior": [run.path.name],
+        "successes": True,
+        "task": "lift",
+        "runs": str(tmp_path),
+    }
+
+
+def success(number: int = 11) -> list[Transition]:
+    """Return an episode that was rewarded as a success."""
+    steps = random_steps(6, np.random.default_rng(number))
+    return [replace(step, terminated=step is steps[-1]) for step in steps]
 
 
 def request() -> PolicyRequest:
@@ -125,6 +146,7 @@ def test_an_end_pays_all_that_was_left_to_do():
     assert shaped(reward=0.0, before=-0.3, terminated=True, shaping=10.0) == pytest.approx(3.0)
 
 
+@settings(deadline=None)  # of wall time, which a busy machine does not keep
 @given(progress=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=20), by=st.floats(0.0, 30.0))
 def test_over_an_episode_the_gains_sum_up_to_what_its_start_decides(progress, by):
     made = SacLearner(SPEC, hidden=HIDDEN, discount=0.97, shaping=by)
@@ -193,6 +215,98 @@ def test_a_resumed_learner_acts_and_learns_as_if_never_stopped(tmp_path):
     assert equal(weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b"))
     assert straight.update(5) == resumed.update(5)
     assert equal(weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b"))
+
+
+def test_a_resumed_learner_with_a_prior_draws_from_it_as_if_never_stopped(tmp_path, rlpd):
+    straight, resumed = learner(**rlpd), learner(seed=99, **rlpd)
+    for made in (straight, resumed):
+        made.add(success())
+    straight.update(5)
+    straight.save(tmp_path / "checkpoint")
+    resumed.load(tmp_path / "checkpoint")
+    assert equal(weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b"))
+    assert straight.update(5) == resumed.update(5)
+    assert equal(weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("kept", ["prior_draws", "subset"])
+def test_the_draws_of_prior_and_subset_are_each_part_of_a_checkpoint(tmp_path, rlpd, kept):
+    straight, other = learner(**rlpd), learner(**rlpd)
+    straight.save(tmp_path)
+    other.load(tmp_path)
+    if kept == "subset":
+        other._target.draws.manual_seed(99)
+    else:
+        other._prior.sample(1)
+    assert straight.update(5) != other.update(5)
+
+
+def test_with_two_critics_and_no_prior_a_learner_is_the_plain_one(tmp_path):
+    plain, spelt = learner(), learner(critics=2, subset=2, prior=(), prior_share=0.5, task="lift")
+    assert plain.update(5) == spelt.update(5)
+    assert equal(weights(plain, tmp_path / "a"), weights(spelt, tmp_path / "b"))
+
+
+def test_each_batchs_targets_come_from_a_subset_of_its_own():
+    target, steps = learner(critics=5, subset=2)._target, torch.randn(3, 49 + 4)
+    inputs = steps[:, : target.networks.layers[0][0].weight.shape[0] - 4], steps[:, -4:]
+    with torch.no_grad():
+        asked = torch.cat(inputs, dim=1)
+        everyone = [value[0].item() for value in target.networks.values(asked)]
+        answers = [[value[0].item() for value in target(*inputs)] for _ in range(40)]
+    chosen = [frozenset(everyone.index(value) for value in answer) for answer in answers]
+    assert {len(pair) for pair in chosen} == {2}
+    assert frozenset.union(*chosen) == frozenset(range(5))
+
+
+def test_with_a_subset_the_actor_follows_the_mean_of_all_critics():
+    critic = learner(critics=5, subset=2)._critic
+    inputs = critic.networks.layers[0][0].weight.shape[0]
+    seen, action = torch.randn(3, inputs - 4), torch.rand(3, 4).requires_grad_()
+    (followed,) = critic(seen, action)
+    everyone = critic.networks.values(torch.cat([seen, action.detach()], dim=1))
+    torch.testing.assert_close(followed, torch.stack(everyone).mean(dim=0))
+
+
+def test_the_prior_is_shaped_as_own_steps_are(rlpd):
+    made = learner(**rlpd, shaping=10.0, discount=0.9)
+    paid = made._prior.sample(64).rewards.flatten()
+    # Half done all along: a step pays -0.5 and its gain -0.45 - -0.5; the last pays what was left.
+    assert {round(float(reward), 3) for reward in paid} == {0.0, 5.0}
+
+
+def test_only_rewarded_successes_join_the_prior(rlpd):
+    made, before = learner(**rlpd), len(learner(**rlpd)._prior)
+    made.add([replace(step, terminated=False) for step in success()])
+    assert len(made._prior) == before
+    made.add(success())
+    assert len(made._prior) == before + 6
+
+
+def test_successes_are_no_prior_unless_that_is_asked_for():
+    made = learner()
+    made.add(success())
+    assert len(made._prior) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"critics": 0}, "critics is 0"),
+        ({"critics": 3, "subset": 4}, "subset is 4; expected a whole number from 1 to 3"),
+        ({"prior_share": 1.5}, "prior_share is 1.5"),
+        ({"successes": "many"}, "successes is 'many'; expected true or false"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(options, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        SacLearner(SPEC, hidden=HIDDEN, **options)
+
+
+def test_a_checkpoint_of_more_critics_is_refused(tmp_path):
+    learner(critics=3).save(tmp_path)
+    with pytest.raises(ValueError, match="another policy or network"):
+        learner().load(tmp_path)
 
 
 def equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from rl.run_folder import RunFolder
-from rl.train import main
+from rl.train import fit_hard_share, main
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = (
@@ -100,6 +101,10 @@ def counted(runs):
         (["cluster=cloud"], "ray"),
         (["learner.batch_size=-1"], "batch_size is -1; expected a number above 0"),
         (["learner.discount=high"], "discount is 'high'; expected a number above 0"),
+        (["hard_share=2"], "hard_share=2; expected a number from 0 to 1"),
+        (["learner=rlpd", "learner.subset=11"], "subset is 11; expected a whole number"),
+        (["learner=rlpd", "learner.prior=[20261121_x_1]"], "there is no run folder 20261121_x_1"),
+        (["learner=rlpd", "learner.prior=runs/x"], "expected a list: learner.prior=[runs/x]"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_exit_code_2(words, said, tmp_path, monkeypatch, capsys):
@@ -110,6 +115,14 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(words, said, tmp_path, monkeyp
     assert (output.out, output.err.count("\n")) == ("", 1)
     assert said in output.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("scene", "share"), [("person", 0.0), ("emulator", 0.5)])
+def test_no_layout_is_repeated_where_a_person_lays_the_table_out(scene, share, capsys):
+    cfg = OmegaConf.create({"hard_share": 0.5, "arm": {"scene": scene}})
+    fit_hard_share(cfg)
+    assert cfg.hard_share == share
+    assert ("hard_share is ignored" in capsys.readouterr().out) == (share == 0.0)
 
 
 def test_a_wrong_word_given_to_the_program_is_one_line_too(tmp_path):
