@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rl.statistics import wilson
-from robot.journal import EpisodeInfo, read_episode
+from robot.journal import Episode, read_episode
 from robot.revision import git_revision
 from robot.words import UsageError, parse_words
 
@@ -74,22 +74,24 @@ def _await_ready(url: str) -> None:
     raise SystemExit("the policy server did not come up")
 
 
-def practise(url: str, words: Sequence[str], runs: Path) -> list[EpisodeInfo]:
-    """Run episodes by the policy at `url`; return what they say of themselves."""
+def practise(url: str, words: Sequence[str], runs: Path) -> list[Episode]:
+    """Run episodes by the policy at `url` and return them."""
     command = [sys.executable, "-m", "rl.train", "policy=remote", "learner=none", f"runs={runs}"]
     environment = os.environ | {"POLICY_SERVER_URL": url}
     subprocess.run([*command, *words], cwd=ROOT, env=environment, check=True)
-    return [read_episode(path).info for path in sorted(runs.glob("*/journals/*/episodes/*.npz"))]
+    return [read_episode(path) for path in sorted(runs.glob("*/journals/*/episodes/*.npz"))]
 
 
-def row_of(infos: Iterable[EpisodeInfo], *, rtc: bool, delay_ms: int) -> Row:
-    """Return the figures of one condition."""
-    infos = list(infos)
+def row_of(episodes: Iterable[Episode], *, rtc: bool, delay_ms: int) -> Row:
+    """Return the figures of one condition; the loop's are by the stamps of the arm's own clock."""
+    episodes = list(episodes)
+    infos = [episode.info for episode in episodes]
     truths = [bool(info.truth and info.truth["success"]) for info in infos]
     streams = [cast("Mapping[str, float]", info.config["streaming"]) for info in infos]
     minutes = sum(stream["steps"] for stream in streams) / HZ / 60
     total = {name: sum(stream[name] for stream in streams) for name in ("steps", "starved_steps")}
     lower, upper = wilson(sum(truths), len(truths))
+    loops = [_loop_s(episode) for episode in episodes if episode.steps]
     return {
         "continued": rtc,
         "added_delay_ms": delay_ms,
@@ -100,7 +102,17 @@ def row_of(infos: Iterable[EpisodeInfo], *, rtc: bool, delay_ms: int) -> Row:
         "seam_jump": round(float(np.mean([stream["seam_jump_mean"] for stream in streams])), 4),
         "underflows_per_minute": round(sum(s["underflows"] for s in streams) / minutes, 2),
         "starved_share": round(total["starved_steps"] / total["steps"], 5),
+        "underflows": sum(int(stream["underflows"]) for stream in streams),
+        "minutes": round(minutes, 3),
+        "loop_hz": round(sum(steps for steps, _ in loops) / sum(s for _, s in loops), 2),
+        "loop_hz_slowest": round(min(steps / seconds for steps, seconds in loops), 2),
     }
+
+
+def _loop_s(episode: Episode) -> tuple[int, float]:
+    """Return the steps of an episode and how many seconds they took."""
+    first = episode.first_step
+    return episode.steps, float(episode.stamps[first + episode.steps] - episode.stamps[first])
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -129,18 +141,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 settings = [f"arm={words['arm']}", f"steps={steps}", f"seed={words['seed']}"]
                 settings.append(f"arms=[{words['arms']}]")
                 settings += [f"policy.rtc={rtc}", f"policy.delay_s={delay_ms / 1e3}", THRESHOLD]
-                infos = practise(url, settings, Path(scratch) / f"{delay_ms}-{rtc}")
-                rows.append(row_of(infos, rtc=rtc, delay_ms=delay_ms))
-                _write(words["json"], rows)
+                episodes = practise(url, settings, Path(scratch) / f"{delay_ms}-{rtc}")
+                rows.append(row_of(episodes, rtc=rtc, delay_ms=delay_ms))
+                _write(words, rows)
                 Console().print(table(rows))
     return 0
 
 
-def _write(path: str, rows: Sequence[Row]) -> None:
+def _write(words: Mapping[str, str], rows: Sequence[Row]) -> None:
     """Write what is known so far, where a file is asked for."""
-    if path:
+    if path := words["json"]:
         facts = {
             "rows": rows,
+            "arm": words["arm"],
+            "seed": int(words["seed"]),
             "revision": git_revision(),
             "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
             "command": " ".join(["python", "-m", "ops.bench_rtc", *sys.argv[1:]]),

@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in _said(row):
             print(f"{row.what}: {line}")
     if options.json:
-        options.json.write_text(json.dumps(result_of(rows), indent=2) + "\n", encoding="utf-8")
+        result = {**result_of(rows), "seed": options.seed}
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return int(any(row.holds is False for _, row in rows))
 
 

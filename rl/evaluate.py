@@ -8,17 +8,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from rewarder.goal import parse_goal
 from rl.command_line import Composed, find_run, run_main
 from rl.own_arms import OwnArms
+from rl.pace import pace
 from rl.progress import say, shown
-from rl.run_record import RunRecord, read_run
+from rl.run_record import BadRun, RunRecord, read_run
 from rl.statistics import clopper_pearson_lower, kaplan_meier_median, wilson
 from rl.trial import Trial, evaluate_policy
 from rl.trial_pool import Conditions, Contender, contender_of, play
@@ -48,6 +50,7 @@ def summary(trials: Sequence[Trial], *, timed: bool = True) -> dict[str, object]
         "gentle_failure_rate": _share(sum(trial.gentle for trial in failed), len(failed)),
         "ends": dict(Counter(trial.end for trial in trials)),
         "guard_events": dict(events.most_common()),
+        **pace(trials),
     }
 
 
@@ -59,7 +62,9 @@ def evaluate_run(folder: Path, conditions: Conditions) -> dict[str, object]:
     """Try a run's policy on fresh layouts; write each trial and the result into its folder."""
     run = read_run(folder)
     preset = conditions.preset or run.preset
-    contender = contender_of(run, preset)
+    contender = replace(
+        contender_of(run, preset), goal=goal_of(run, conditions), variation=conditions.variation
+    )
     with ExitStack() as stack:
         if conditions.arms:
             own = OwnArms(conditions.arms, folder)
@@ -80,17 +85,45 @@ def _evaluate(
     trials = [trial for _, trial in shown(recorded, total=conditions.episodes, title=title)]
     result = {
         "task": run.task,
-        "goal": run.goal,
+        "goal": contender.goal,
+        "trained_goal": run.goal,
         **summary(trials, timed=conditions.judge == "truth"),
         **training(run),
         "judge": conditions.judge,
         "preset": preset,
+        "variation": conditions.variation,
         "first_seed": conditions.first_seed,
         "evaluation": evaluation,
         **circumstances(),
     }
-    write_json(folder / "results.json", result)
+    write_json(result_path(folder, result), result)
     return result
+
+
+def result_path(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Return where a result belongs: one under other conditions than training's has its own file.
+
+    `results.json` stays what the report and the committed tables read.
+    """
+    plain = result["goal"] == result["trained_goal"] and not result["variation"]
+    return folder / ("results.json" if plain else f"results-{result['evaluation']}.json")
+
+
+def goal_of(run: RunRecord, conditions: Conditions) -> str:
+    """Return the sentence to be tried, as its task's form has it; raise `BadRun` for another task.
+
+    Raise `UnknownGoal` for a sentence that is not understood.
+    """
+    if conditions.goal is None:
+        return run.goal
+    goal = parse_goal(conditions.goal)
+    if goal.task != run.task:
+        raise BadRun(
+            f"goal={conditions.goal!r} is of the task {goal.task}, {run.folder} learnt {run.task}; "
+            "give a sentence of that task",
+            code=2,
+        )
+    return str(goal)
 
 
 def record(
@@ -150,7 +183,8 @@ def conditions_of(cfg: DictConfig) -> Conditions:
     """Return the conditions that a configuration names."""
     names = ("episodes", "judge", "preset", "processes", "first_seed")
     arms = [str(arm) for arm in cfg.get("arms") or ()]
-    return Conditions(arms=arms, **{name: cfg[name] for name in names})
+    others = {name: cfg[name] for name in ("variation", "goal") if name in cfg}
+    return Conditions(arms=arms, **{name: cfg[name] for name in names}, **others)
 
 
 def evaluate(composed: Composed) -> int:
@@ -161,7 +195,7 @@ def evaluate(composed: Composed) -> int:
     if cfg.json:
         write_json(Path(cfg.json), result)
     say(sentence(result))
-    say(f"results: {folder / 'results.json'}")
+    say(f"results: {result_path(folder, result)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from rewarder.statistics import check_counts, wilson
 
@@ -12,6 +13,8 @@ __all__ = [
     "clopper_pearson_lower",
     "kaplan_meier_median",
     "mcnemar_exact",
+    "paired_difference",
+    "quantile_at_most",
     "wilson",
 ]
 
@@ -47,11 +50,40 @@ def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> floa
     return None
 
 
+def quantile_at_most(
+    values: Sequence[float], share: float, *, confidence: float = 0.95
+) -> float | None:
+    """Return the one-sided upper bound of a quantile; None of too few values for one.
+
+    The k-th smallest of n values lies below the quantile only where k or more of them do, and so
+    many do with a binomial chance, whatever the distribution (Wilks 1941).
+    """
+    bound = None
+    for below, value in enumerate(sorted(values, reverse=True)):
+        if _at_least(len(values) - below, len(values), share) > 1 - confidence:
+            break
+        bound = value
+    return bound
+
+
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Return the two-sided exact p-value of McNemar's test from the counts of discordant pairs."""
     discordant = only_a + only_b
     tail = sum(math.comb(discordant, count) for count in range(min(only_a, only_b) + 1))
     return min(1.0, 2 * tail / 2**discordant)
+
+
+def paired_difference(only_a: int, only_b: int, pairs: int) -> tuple[float, float, float]:
+    """Return by how much A succeeds more often than B, and the 95 % interval of that.
+
+    The interval adds one to each count of discordant pairs (Bonett and Price 2012), so that it has
+    a width where no pair differs.
+    """
+    if min(only_a, only_b) < 0 or only_a + only_b > pairs or pairs < 1:
+        raise ValueError(f"{only_a} and {only_b} of {pairs} pairs differ; expected counts of them")
+    a, b = (only_a + 1) / (pairs + 2), (only_b + 1) / (pairs + 2)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt((a + b - (a - b) ** 2) / (pairs + 2))
+    return (only_a - only_b) / pairs, max(-1.0, a - b - half), min(1.0, a - b + half)
 
 
 @dataclass(frozen=True, slots=True)

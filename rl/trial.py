@@ -1,7 +1,7 @@
 """One evaluation trial: a policy acts on a fresh layout until it has succeeded or time is up."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from envs.arm_env import ArmEnv, EnvState, Info
 from envs.homing import ArmStopped, ArmStuckError
 from policy_server.policy import Policy, PolicyAway, begin_episode
+from rl.course import Course
 from rl.rollout import TruthWatch, request_of
 
 FIRST_SEED = 1_000_000
@@ -35,6 +36,12 @@ class Trial:
     """The arm parked without help and no joint was held back for long."""
     guard_events: Mapping[str, int]
     """In how many steps the guard changed a command, by `rule:joint`."""
+    jerk: float | None = None
+    """RMS jerk of the revolute joints' measured path, degrees/s^3, by `rl.course.rms_jerk`."""
+    commands: int = 0
+    """Commands that went out in `time_s`."""
+    answer_ms: Sequence[float] = ()
+    """Age of each observation when its action went out; none on a clock that waits for a policy."""
 
 
 class Judge(Protocol):
@@ -99,7 +106,8 @@ def play_trial(env: ArmEnv, policy: Policy, *, seed: int, judge: Judge) -> Trial
             seed=seed, success=False, time_s=0.0, end="stuck", gentle=False, guard_events={}
         )
     judge.begin(env)
-    end, time_s, saturation = _run(env, policy, judge, state, info)
+    course = Course()
+    end, time_s, saturation = _run(env, policy, judge, (state, info), course)
     parked = _parked(env)
     return Trial(
         seed=seed,
@@ -108,6 +116,9 @@ def play_trial(env: ArmEnv, policy: Policy, *, seed: int, judge: Judge) -> Trial
         end=end,
         gentle=parked and saturation.longest_s <= SATURATION_S + 1e-6,
         guard_events=dict(saturation.counts),
+        jerk=course.jerk,
+        commands=course.commands,
+        answer_ms=tuple(course.answer_ms),
     )
 
 
@@ -129,9 +140,11 @@ def evaluate_policy(
 
 
 def _run(
-    env: ArmEnv, policy: Policy, judge: Judge, state: EnvState, info: Info
+    env: ArmEnv, policy: Policy, judge: Judge, first: tuple[EnvState, Info], course: Course
 ) -> tuple[str, float, Saturation]:
     """Return why the trial was over, how long it took and what the guard had to do."""
+    state, info = first
+    course.see(info)
     began = now = env.arm.clock.now()
     act, saturation = _actions(env, policy), Saturation()
     end: str | None = None
@@ -140,7 +153,9 @@ def _run(
             action = act(state, info)
         except PolicyAway:
             return "stopped", now - began, saturation
+        course.answered(info, env.arm.clock)
         state, _, _, late, info = env.step(action)
+        course.see(info)
         before, now = now, env.arm.clock.now()
         saturation.add(_events(info), began=before, now=now)
         if info["sensed"].stopped:

@@ -97,6 +97,26 @@ def test_another_twin_can_be_asked_for(run, played):
     )
 
 
+def test_other_conditions_are_tried_and_leave_the_plain_result_alone(run, played):
+    evaluate_run(run, Conditions(episodes=1))
+    plain = (run / "results.json").read_text()
+    other = Conditions(episodes=1, variation=0.5, goal="pick up the blue cube")
+    result = evaluate_run(run, other)
+    contender = played[-1][0]
+    assert (contender.goal, contender.variation) == ("Lift the blue cube.", 0.5)
+    assert (result["trained_goal"], result["goal"]) == ("Lift the red cube.", contender.goal)
+    assert (run / "results.json").read_text() == plain
+    kept = run / f"results-{result['evaluation']}.json"
+    assert json.loads(kept.read_text())["variation"] == 0.5
+
+
+def test_a_sentence_of_another_task_is_a_usage_error(run, played):
+    with pytest.raises(BadRun, match="is of the task reach") as error:
+        evaluate_run(run, Conditions(episodes=1, goal="Reach for the red cube."))
+    assert error.value.code == 2
+    assert not played
+
+
 def test_every_trial_is_on_disk_when_the_next_begins(run, monkeypatch):
     def play(jobs, conditions):
         yield 0, WON
@@ -151,6 +171,7 @@ def test_the_command_can_be_repeated(monkeypatch):
         ("episodes", 0, "episodes=0"),
         ("processes", 0, "processes=0"),
         ("judge", "me", "known: truth"),
+        ("variation", 1.5, "variation=1.5"),
     ],
 )
 def test_conditions_that_make_no_sense_are_usage_errors(name, value, words):

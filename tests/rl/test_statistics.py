@@ -11,6 +11,8 @@ from rl.statistics import (
     clopper_pearson_lower,
     kaplan_meier_median,
     mcnemar_exact,
+    paired_difference,
+    quantile_at_most,
     wilson,
 )
 
@@ -139,3 +141,59 @@ def _largest_wealth(winners):
     for a in winners:
         test = test.after(a=bool(a), b=not a)
     return test.largest
+
+
+def test_the_bound_of_a_quantile_is_the_order_statistic_of_the_binomial():
+    # Of 100 values the 75th is the bound of the 0.67-quantile: P(75 or more below) = 0.051 is not
+    # yet rare enough, P(76 or more) = 0.032 is.
+    chance = [
+        sum(math.comb(100, i) * 0.67**i * 0.33 ** (100 - i) for i in range(k, 101))
+        for k in (75, 76)
+    ]
+    assert chance[0] > 0.05 >= chance[1]
+    assert quantile_at_most(range(1, 101), 0.67) == 76
+
+
+def test_too_few_values_bound_no_quantile():
+    assert quantile_at_most(range(298), 0.99) is None
+    assert quantile_at_most(range(299), 0.99) == 298
+
+
+def test_a_bound_of_a_quantile_lies_above_it_often_enough():
+    rng = np.random.default_rng(0)
+    bounds = [quantile_at_most(rng.uniform(size=400), 0.9) for _ in range(300)]
+    assert np.mean([bound >= 0.9 for bound in bounds]) >= 0.93
+
+
+def test_the_difference_of_pairs_is_the_one_of_bonett_and_price():
+    # 8 and 2 of 50 pairs: (9 - 3) / 52, and 1.96 · sqrt((12/52 - (6/52)²) / 52) to either side.
+    difference, lower, upper = paired_difference(8, 2, 50)
+    assert difference == pytest.approx(0.12)
+    assert (lower, upper) == pytest.approx((-0.01136, 0.24213), abs=2e-5)
+
+
+def test_pairs_that_never_differ_leave_a_doubt_that_shrinks_with_their_number():
+    few, many = (paired_difference(0, 0, pairs) for pairs in (20, 100))
+    assert few[1] == -few[2] == pytest.approx(-0.126, abs=1e-3)
+    assert -0.03 < many[1] < 0
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "pairs"), [(3, 3, 5), (-1, 0, 5), (0, 0, 0)])
+def test_counts_of_pairs_that_cannot_be_are_refused(only_a, only_b, pairs):
+    with pytest.raises(ValueError, match="expected counts"):
+        paired_difference(only_a, only_b, pairs)
+
+
+def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    a = rng.random((1000, 100)) < 0.95
+    b = a & (rng.random((1000, 100)) < 0.9)
+    bounds = [
+        paired_difference(*_discordant(x, y), pairs=100)[1:] for x, y in zip(a, b, strict=True)
+    ]
+    covered = np.mean([lower <= 0.095 <= upper for lower, upper in bounds])
+    assert 0.93 <= covered <= 0.99
+
+
+def _discordant(a, b):
+    return int((a & ~b).sum()), int((b & ~a).sum())

@@ -2,6 +2,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from envs.homing import ArmStopped, ArmStuckError
 from envs.tasks import Task
@@ -61,8 +62,11 @@ class FakeEnv:
         return {"at": np.full(1, step, np.float32)}, 0.0, False, late, self.info(stopped)
 
     def info(self, stopped=None):
-        commands = [SimpleNamespace(events=self.events.get(self.scene.step, []))]
-        seen = SimpleNamespace(stamp=self.arm.clock.time, frames={})
+        events = self.events.get(self.scene.step, [])
+        commands = [SimpleNamespace(events=events)] if self.scene.step else []
+        seen = SimpleNamespace(
+            stamp=self.arm.clock.time, frames={}, joint_pos=np.full(6, self.scene.step**3)
+        )
         sensed = SimpleNamespace(commands=commands, observation=seen, stopped=stopped)
         return {"sensed": sensed}
 
@@ -138,6 +142,13 @@ def test_a_break_starts_the_second_anew():
 
 def test_squeezing_a_cube_is_gentle():
     assert play(FakeEnv(reached=set(), events={i: ["lead:gripper"] for i in range(1, 21)})).gentle
+
+
+def test_a_trial_keeps_its_jerk_and_its_commands():
+    trial = play(FakeEnv(reached=set()))
+    # The fake's joints go as the cube of the step, which is 0.1 s.
+    assert trial.jerk == pytest.approx(6000 * 5**0.5, rel=1e-4)
+    assert (trial.commands, trial.answer_ms) == (20, ())
 
 
 def test_guard_events_are_counted():
