@@ -36,6 +36,12 @@ report: setup ## Write the report of a run again (RUN=runs/…)
 ab: setup ## Compare two runs on the same seeds (A=runs/… B=runs/…)
 	@$(launch) rl.ab A B JSON
 
+pretrain: setup-serve ## Teach a policy from recordings (DATASET=… POLICY=act|diffusion|bc OUT=… size=small)
+	@$(launch) rl.pretrain DATASET POLICY OUT
+
+dataset-steps: setup-serve ## Make a run folder of a dataset, to be labelled and learnt from (DATASET=… goal="…")
+	@$(launch) rl.dataset_steps DATASET
+
 gates: setup ## Say which gates the committed results pass (world=twin|emulated|bench JSON=path)
 	@$(launch) rl.gates JSON
 
@@ -201,7 +207,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab gates weekly grounding improve relabel serve-rewarder label agreement calibrate-reward unfreeze ab-reward \
+.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab pretrain dataset-steps gates weekly grounding improve relabel serve-rewarder label agreement calibrate-reward unfreeze ab-reward \
 	train-classifier train-preference train-embedded-vlm reward-sets serve-pi finetune ping-policy run-arm emulate move-leader arm doctor calibrate dashboard takeover \
 	home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push nightly-copy safety chaos calibrate-camera tune-colours \
 	bench bench-rtc bench-preferences bench-alarm bench-serve fuzz-wire serve-simulation results-table mac-bootstrap gpu-bootstrap test lint check clean

@@ -31,6 +31,7 @@ DRAWING_MODULES = (
     "rl.evaluate",
     "rl.grounding",
     "rl.improve",
+    "rl.pretrain",
     "rl.record_scripted",
     "rl.train",
     "robot.emulator.emulate",

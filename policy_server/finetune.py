@@ -47,20 +47,25 @@ WORDS = {
 }
 FAILED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 
+type Adjust = Callable[[TrainPipelineConfig], object]
+
 
 class Failed(Exception):
     """A training that came to nothing; the message says why."""
 
 
-def finetune(plan: Plan) -> Path:
+def finetune(plan: Plan, *, adjust: Adjust = lambda _: None) -> Path:
     """Train a policy and return its folder, `plan.out`: whole, or not there at all.
 
-    Raise `UsageError`, `PolicyUnavailable` or `Failed`.
+    `adjust` may change what LeRobot's trainer is told. Raise `UsageError`, `PolicyUnavailable` or
+    `Failed`.
     """
     part = _part(plan.out)
     if (part / LAST).is_dir():
         raise UsageError(f"{part} is a training that was cut off; resume=1 goes on, or delete it")
     training = None if plan.policy == OPENVLA else training_of(plan, part)
+    if training:
+        adjust(training)
     shutil.rmtree(part, ignore_errors=True)
     with _cleaned(part):
         folder = train(training) if training else _train_openvla(plan, part)

@@ -14,11 +14,11 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from policy_server.backends.lerobot_checkpoint import ACTION, PICTURES, STATE
 from policy_server.policy import PolicyUnavailable
 from robot.arm import JOINTS
 from robot.arm_config import JOURNALS
 from robot.recording.dataset import LEROBOT, read_manifest
+from robot.recording.dataset_files import ACTION, PICTURES, STATE
 from robot.words import UsageError
 
 OPENVLA = "openvla"

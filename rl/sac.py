@@ -29,7 +29,9 @@ from policy_server.backends.learned import DESCRIPTION, WEIGHTS, describe
 from policy_server.backends.network import Encoder, encoding_of, tensors_of
 from policy_server.policy import PolicySpec
 from rl.adam import Adam
+from rl.bc import start_from
 from rl.prior import prior_episodes
+from rl.pulls import pulls_of
 from rl.replay import Mixed, Replay
 from rl.sac_policy import FastActor, FastCritic, FastPolicy
 from rl.transition import Transition
@@ -70,6 +72,9 @@ class SacLearner:
         prior: Sequence[str] = (),
         prior_share: float = 0.5,
         successes: bool = False,
+        start: str | None = None,
+        bc: Mapping[str, Any] | None = None,
+        preferences: Mapping[str, Any] | None = None,
         task: str = "",
         runs: str = "runs",
         starts_at_zero: bool = False,
@@ -85,8 +90,9 @@ class SacLearner:
 
         The targets are the least of a `subset` of the `critics`, drawn for each batch. `prior`
         names runs of `task`, by folder or among `runs`, whose labelled steps make `prior_share` of
-        each batch; with `successes` those of this run's own rewarded episodes do so, too. Raise
-        `BadRun` where a prior does not fit.
+        each batch; with `successes` those of this run's own rewarded episodes do so, too. The actor
+        begins as the policy in the folder `start`; `bc` and `preferences` are what `rl.pulls` makes
+        pulls of. Raise `BadRun` or `ValueError` where one of these does not fit.
         """
         if spec.images or spec.horizon != 1:
             raise ValueError(f"SAC reads state vectors and gives one row a time, not {spec}")
@@ -127,8 +133,14 @@ class SacLearner:
         self._actor: FastActor = engine.actor
         self._critic: FastCritic = engine.critic
         self._target: FastCritic = engine.critic_target
+        actor = self._actor.networks
         if starts_at_zero:
-            self._actor.networks.silence()
+            actor.silence()
+        if start:
+            start_from(Path(start), actor, spec)
+        self._pulls = pulls_of(
+            spec, actor, bc=bc, preferences=preferences, runs=Path(runs), seed=seed
+        )
 
     def add(self, transitions: Sequence[Transition]) -> None:
         """Take in one labelled episode, in order."""
@@ -141,11 +153,14 @@ class SacLearner:
         """Take gradient steps; raise `LearnerDiverged` where a loss is not finite."""
         with _small_numbers_and_matrices():
             self._sac.train(gradient_steps=steps, batch_size=self._batch_size)
-        self._updates += steps
+            self._updates += steps
+            pulled = [pull.step(self._updates, steps) for pull in self._pulls.values()]
         logged = self._sac.logger.name_to_value
         figures = {name: float(logged[theirs]) for name, theirs in _FIGURES.items()}
         figures["learner/q"] = float(self._critic.q.mean())
         figures["learner/entropy"] = float(self._actor.entropy)
+        for named in pulled:
+            figures |= named
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise LearnerDiverged(
@@ -172,6 +187,7 @@ class SacLearner:
     def save(self, folder: Path) -> None:
         """Write everything but the steps of replay and prior, as one file."""
         draws = {"draws": self._replay.rng_state, "prior_draws": self._prior.rng_state}
+        draws |= {f"{name}_draws": pull.rng_state for name, pull in self._pulls.items()}
         facts = {"updates": self._updates, **draws, **self._shape()}
         text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
         states = {"noise": self._actor.noise.get_state(), "subset": self._target.draws.get_state()}
@@ -198,6 +214,8 @@ class SacLearner:
         if "prior_draws" in facts and "subset" in tensors:
             self._prior.rng_state = facts["prior_draws"]
             self._target.draws.set_state(tensors["subset"])
+        for name, pull in self._pulls.items():
+            pull.rng_state = facts[f"{name}_draws"]
         self._updates = facts["updates"]
 
     def _shaped(self, step: Transition) -> Transition:
@@ -229,7 +247,9 @@ class SacLearner:
             "critic": self._critic.optimizer,
             "entropy": engine.ent_coef_optimizer,
         }
+        pulled = [pull.tensors() for pull in self._pulls.values()]
         return {
+            **dict(pair for named in pulled for pair in named.items()),
             "actor": self._actor.networks.flat.detach(),
             "critic": self._critic.networks.flat.detach(),
             "critic_target": self._target.networks.flat.detach(),

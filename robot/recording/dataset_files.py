@@ -13,7 +13,8 @@ import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
 from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
 
-STATE, ACTION = "observation.state", "action"
+STATE, ACTION, PICTURES = "observation.state", "action", "observation.images."
+"""What LeRobot calls them; a camera's name follows the last."""
 NEEDED = {"episode_index", "frame_index", "timestamp"}
 
 # pyarrow comes without types.

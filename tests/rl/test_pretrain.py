@@ -1,0 +1,101 @@
+"""Recordings in, a policy out that is served; what cannot be taught is refused."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from lerobot.scripts import lerobot_train
+
+from policy_server.backends.learned import LearnedPolicy
+from rl.pretrain import INTERRUPTED, main
+from tests.rl.demonstrations import recorded
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return recorded(tmp_path_factory.mktemp("journals") / "reach", "reach", 2)
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """LeRobot's trainer replaces the handlers of everybody's logging."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def teach(dataset, out, **words):
+    given = {"dataset": dataset, "out": out, "evaluation_episodes": 0, **words}
+    return main([f"{name}={value}" for name, value in given.items()])
+
+
+def test_a_clone_is_written_with_how_it_came_about(dataset, tmp_path):
+    out = tmp_path / "clone"
+    assert teach(dataset, out, policy="bc", steps=60, batch_size=32, seed=4) == 0
+    policy = LearnedPolicy.load(out)
+    about = json.loads((out / "pretrain.json").read_text())
+    assert (policy.version, policy.spec.action_space) == (60, "ee_delta")
+    assert (about["recordings"], about["goal"]) == (2, "Reach for the red cube.")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clone"]
+
+
+def test_a_small_act_sees_changed_pictures_and_goes_on_after_a_cut(dataset, tmp_path, monkeypatch):
+    out = tmp_path / "act"
+    words = {"policy": "act", "size": "small", "batch_size": 2, "learning_rate": 1e-4}
+    update, calls = lerobot_train.update_policy, []
+
+    def cut(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return update(*args, **options)
+
+    monkeypatch.setattr(lerobot_train, "update_policy", cut)
+    assert teach(dataset, out, steps=4, save_every=2, **words) == INTERRUPTED
+    assert not out.exists()
+    assert teach(dataset, out, steps=4, save_every=2, resume=1, **words) == 0
+    assert len(calls) == 5
+    said = json.loads((out / "config.json").read_text())
+    told = json.loads((out / "train_config.json").read_text())
+    assert (said["dim_model"], said["chunk_size"], said["optimizer_lr"]) == (128, 20, 1e-4)
+    assert told["dataset"]["image_transforms"]["enable"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"policy": "pi0"}, "expected act, diffusion or bc"),
+        ({"policy": "bc", "dataset": "nowhere"}, "no dataset"),
+        ({"policy": "bc", "size": "small"}, "size= is not for policy=bc"),
+        ({"policy": "act", "episodes": "3"}, "episodes= is not for policy=act"),
+        ({"policy": "bc", "steps": "many"}, "steps='many'"),
+        ({"policy": "bc", "learning_rate": "0"}, "learning_rate='0'"),
+        ({"policy": "act", "augment": "2"}, "augment= is 1 or 0"),
+        ({"policy": "bc", "goal": "Dance."}, "not understood"),
+        ({"policy": "act", "resume": "1"}, "nothing to go on with"),
+        ({"policy": "bc", "out": ""}, "where to"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused_in_one_sentence(words, said, dataset, tmp_path, capsys):
+    assert teach(**{"dataset": dataset, "out": tmp_path / "out", **words}) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_already_is_left_alone(dataset, tmp_path, capsys):
+    assert teach(dataset, tmp_path, policy="bc") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_clone_is_tried_on_fresh_layouts(dataset, tmp_path):
+    out = tmp_path / "clone"
+    assert teach(dataset, out, policy="bc", steps=20, batch_size=8, evaluation_episodes=1) == 0
+    result = json.loads((out / "results.json").read_text())
+    assert (result["episodes"], result["first_seed"], result["task"]) == (1, 1_000_000, "reach")
+    assert Path(out / "results.jsonl").read_text().count("\n") == 1

@@ -1,0 +1,130 @@
+"""What pulls SAC's actor beside its own learning, inside the learner."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from policy_server.backends.learned import LearnedPolicy
+from policy_server.backends.network import encoding_of, tensors_of
+from rl.bc import write_policy
+from rl.networks import Networks
+from rl.sac import SacLearner
+from rl.transition import Transition
+from robot.journal import read_episode
+from tests.rl.prior_runs import fitting_episode, run_of
+from tests.rl.test_prior import SPEC
+
+HIDDEN = (16, 16)
+
+
+def truthful(number):
+    """Return an episode of which the simulated arm knows whether, and when, it succeeded."""
+    truth = {"success": True, "success_at_s": 0.1 * number} if number % 2 else {"success": False}
+    episode = fitting_episode(number)
+    actions = np.full_like(episode.actions, 0.5 if number % 2 else -0.5)
+    return replace(episode, actions=actions, info=replace(episode.info, truth=truth))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_of(tmp_path, *map(truthful, range(8)))
+
+
+def learner(run, **options):
+    runs = str(run.path.parent)
+    made = SacLearner(SPEC, hidden=HIDDEN, batch_size=16, capacity=100, runs=runs, **options)
+    made.add(practice(run))
+    return made
+
+
+def practice(run):
+    """Return the steps of the run's first episode."""
+    episode = read_episode(run.episodes()[0])
+    states = [{name: rows[i] for name, rows in episode.state.items()} for i in range(6)]
+    return [
+        Transition(
+            state=states[i],
+            action=episode.actions[i],
+            reward=-1.0,
+            reward_before=-1.0,
+            next_state=states[i + 1],
+            terminated=False,
+            truncated=i == 4,
+        )
+        for i in range(5)
+    ]
+
+
+def both(run):
+    return {
+        "bc": {"run": run.path.name, "half_life": 50},
+        "preferences": {"run": run.path.name, "pairs": "truth", "count": 12, "half_life": 50},
+    }
+
+
+def test_what_pulls_says_how_hard(run):
+    figures = learner(run, **both(run)).update(20)
+    assert figures["learner/bc_weight"] == pytest.approx(0.5 ** (20 / 50))
+    assert figures["learner/preference_weight"] == pytest.approx(0.5 ** (20 / 50))
+    assert figures["learner/bc_error"] > 0
+
+
+def test_an_actor_is_pulled_to_what_was_done(run):
+    state = practice(run)[0].state
+
+    def said(**options):
+        made = learner(run, learning_rate=1e-6, **options)
+        made.update(200)
+        made.snapshot(run.path / "policy")
+        policy = LearnedPolicy.load(run.path / "policy", greedy=True)
+        joined = torch.tensor(np.concatenate([state[name] for name in SPEC.state])[None])
+        return float(policy._act(joined).mean())
+
+    done = np.mean([read_episode(path).actions.mean() for path in run.episodes()])
+    alone = said()
+    pulled = said(bc={"run": run.path.name, "half_life": 1e6, "share": 1.0})
+    assert abs(pulled - done) < abs(alone - done)
+
+
+def test_a_resumed_learner_with_pulls_goes_on_as_if_nothing_had_happened(run, tmp_path):
+    first = learner(run, **both(run))
+    first.update(15)
+    first.save(tmp_path / "kept")
+    first.update(15)
+    resumed = learner(run, **both(run))
+    resumed.load(tmp_path / "kept")
+    resumed.update(15)
+    for folder, made in (("a", first), ("b", resumed)):
+        made.snapshot(tmp_path / folder)
+    layers = [tensors_of(LearnedPolicy.load(tmp_path / folder).layers) for folder in "ab"]
+    assert all(torch.equal(layers[0][name], layers[1][name]) for name in layers[0])
+
+
+def test_an_actor_begins_as_the_policy_that_it_starts_from(run, tmp_path):
+    taught = Networks(1, (encoding_of(SPEC).size, *HIDDEN, 2 * SPEC.action_dim))
+    write_policy(tmp_path / "taught", taught, SPEC, updates=1)
+    made = learner(run, start=str(tmp_path / "taught"))
+    made.snapshot(tmp_path / "now")
+    mine = tensors_of(LearnedPolicy.load(tmp_path / "now").layers)
+    theirs = tensors_of(LearnedPolicy.load(tmp_path / "taught").layers)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bc": {"weight": 1.0}}, "names no run"),
+        ({"preferences": {"pairs": "truth"}}, "names no run"),
+        ({"start": "nowhere"}, "is no policy to start from"),
+    ],
+)
+def test_a_pull_from_nothing_is_refused(run, options, said):
+    with pytest.raises(ValueError, match=said):
+        learner(run, **options)
+
+
+def test_preferences_that_nobody_stated_are_refused(run):
+    with pytest.raises(ValueError, match="there are no pairs"):
+        learner(run, preferences={"run": run.path.name, "pairs": "nowhere.jsonl"})
