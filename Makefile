@@ -42,6 +42,15 @@ pretrain: setup-serve ## Teach a policy from recordings (DATASET=… POLICY=act|
 dataset-steps: setup-serve ## Make a run folder of a dataset, to be labelled and learnt from (DATASET=… goal="…")
 	@$(launch) rl.dataset_steps DATASET
 
+prefer: setup ## Teach a run's policy by pairs of its episodes (RUN=runs/… PAIRS=FILE|scores|truth OUT=FOLDER)
+	@$(launch) rl.prefer RUN PAIRS OUT
+
+prefer-tokens: setup-serve ## Teach an OpenVLA or pi0-FAST by pairs of chunks (BASE=FOLDER PAIRS=FILE OUT=FOLDER)
+	@$(launch) policy_server.token_preference BASE PAIRS OUT
+
+reality-gap: setup ## Try a policy on twins that differ in one thing each (RUN=runs/… episodes=100 preset=compliant)
+	@$(launch) rl.reality_gap RUN JSON
+
 gates: setup ## Say which gates the committed results pass (world=twin|emulated|bench JSON=path)
 	@$(launch) rl.gates JSON
 
@@ -174,6 +183,9 @@ bench-rtc: setup-arm ## Place on emulated arms by a served policy, with and with
 serve-simulation: setup ## Predict how many arms a policy server keeps in rows, and check it (arms=1,4,64 check=1 JSON=…)
 	@$(launch) ops.serve_simulation JSON
 
+bench-policy-preferences: setup ## Labels into the policy, or by way of a reward; the person is simulated (RUN=runs/… JSON=…)
+	@$(launch) ops.bench_policy_preferences RUN JSON
+
 bench-alarm: setup ## Train on a reward that can be fooled, with and without the alarm (JSON=…)
 	@$(launch) ops.bench_alarm JSON
 
@@ -207,7 +219,7 @@ clean: ## Delete caches; .venv, runs and the journal stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab pretrain dataset-steps gates weekly grounding improve relabel serve-rewarder label agreement calibrate-reward unfreeze ab-reward \
+.PHONY: help setup setup-arm setup-serve train-rl evaluate report ab pretrain dataset-steps prefer prefer-tokens reality-gap gates weekly grounding improve relabel serve-rewarder label agreement calibrate-reward unfreeze ab-reward \
 	train-classifier train-preference train-embedded-vlm reward-sets serve-pi finetune ping-policy run-arm emulate move-leader arm doctor calibrate dashboard takeover \
 	home park jog record record-scripted dataset-export dataset-check dataset-repair hf-login hub-push nightly-copy safety chaos calibrate-camera tune-colours \
-	bench bench-rtc bench-preferences bench-alarm bench-serve fuzz-wire serve-simulation results-table mac-bootstrap gpu-bootstrap test lint check clean
+	bench bench-rtc bench-preferences bench-policy-preferences bench-alarm bench-serve fuzz-wire serve-simulation results-table mac-bootstrap gpu-bootstrap test lint check clean

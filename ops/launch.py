@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DRAWING_MODULES = (
     "ops.bench_alarm",
+    "ops.bench_policy_preferences",
     "ops.bench_preferences",
     "ops.calibrate_camera",
     "ops.reward_scenes",
@@ -32,6 +33,7 @@ DRAWING_MODULES = (
     "rl.grounding",
     "rl.improve",
     "rl.pretrain",
+    "rl.reality_gap",
     "rl.record_scripted",
     "rl.train",
     "robot.emulator.emulate",

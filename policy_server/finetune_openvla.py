@@ -180,7 +180,7 @@ def finetune(  # noqa: PLR0913 - one keyword each
     tuned = adapted(network, rank=rank, freeze_vision=freeze_vision)
     losses = _losses(network, _batches(lessons, batch_size, device), learning_rate)
     seen = list(_shown(islice(losses, steps), steps))
-    _write(tuned.merge_and_unload(), base, out, done.facts)
+    write_checkpoint(tuned.merge_and_unload(), base, out, done.facts)
     return seen
 
 
@@ -254,7 +254,7 @@ def _shown(losses: Iterator[float], steps: int) -> Iterator[float]:
             yield loss
 
 
-def _write(network: OpenVla, base: Path, out: Path, facts: Mapping[str, Any]) -> None:
+def write_checkpoint(network: OpenVla, base: Path, out: Path, facts: Mapping[str, Any]) -> None:
     """Write a checkpoint: weights by their published names, and what else the base has."""
     out.mkdir(parents=True)
     for file in base.glob("*.*"):
