@@ -4,7 +4,7 @@
 # Torch's own types are partly unknown.
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +132,31 @@ class Batches:
         states = self._states[drawn]
         states[:, self._mixed] = self._states[others][:, self._mixed]
         return self._encode(torch.from_numpy(states)), self._actions[drawn]
+
+
+class Copying:
+    """Steps of an actor towards what was done in recordings."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        spec: PolicySpec,
+        networks: Networks,
+        draws: np.random.Generator,
+        *,
+        batch_size: int = 256,
+    ) -> None:
+        """Copy `steps`, drawn by `draws`."""
+        self._batches, self._networks = Batches(steps, spec, draws), networks
+        self._batch_size = batch_size
+
+    def descend(self, optimizer: Adam) -> float:
+        """Take one step and return the root mean square of the actor's error."""
+        return descend(self._networks, optimizer, *self._batches.draw(self._batch_size))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return nothing: it remembers nothing of the actor that it began with."""
+        return {}
 
 
 def descend(networks: Networks, optimizer: Adam, inputs: Tensor, actions: Tensor) -> float:

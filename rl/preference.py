@@ -9,7 +9,7 @@ the advantage of each step, so that the log-odds of a pair are a difference of d
 # Torch's own types are partly unknown.
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -139,6 +139,10 @@ class Pairwise:
         (contrast + self._contrast.keep * moved).backward()
         optimizer.step()
         return float(contrast.detach())
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return what the actor put out at first, by name and not copied."""
+        return {"start": self.start}
 
     @torch.no_grad()
     def standing(self, ranked: Ranked) -> Standing:

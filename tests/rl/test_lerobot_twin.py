@@ -8,8 +8,8 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 from lerobot.scripts.lerobot_eval import eval_policy
 
-from rl.lerobot_twin import So101TwinConfig, TwinTaskEnv
 from policy_server.tiny import make
+from rl.lerobot_twin import So101TwinConfig, TwinTaskEnv
 from rl.record_scripted import WORDS, record
 from robot.journal import Journal, read_episode
 

@@ -8,15 +8,113 @@ import torch
 
 from policy_server.backends.learned import LearnedPolicy
 from policy_server.backends.network import encoding_of, tensors_of
-from rl.bc import write_policy
+from rl.bc import Copying, write_policy
 from rl.networks import Networks
+from rl.preference import Contrast, Pairwise
+from rl.pulls import Pull
 from rl.sac import SacLearner
 from rl.transition import Transition
 from robot.journal import read_episode
 from tests.rl.prior_runs import fitting_episode, run_of
-from tests.rl.test_prior import SPEC
+from tests.rl.test_bc import SPEC, answers
+from tests.rl.test_bc import made_up as recorded
+from tests.rl.test_preference import actor, along
+from tests.rl.test_preference import made_up as ranked
 
 HIDDEN = (16, 16)
+
+
+def copying(networks, **settings):
+    """Return a pull towards made-up recordings."""
+    draws = np.random.default_rng(2)
+    lesson = Copying(recorded(), SPEC, networks, draws, batch_size=64)
+    return Pull("bc", lesson, networks, draws, **{"learning_rate": 3e-3, "share": 0.25, **settings})
+
+
+def preferring(networks, **settings):
+    """Return a pull towards the better of made-up pairs."""
+    draws = np.random.default_rng(3)
+    lesson = Pairwise(ranked(), SPEC, networks, Contrast(keep=0.02), draws=draws)
+    named = {"learning_rate": 3e-3, "share": 0.25, **settings}
+    return Pull("preferences", lesson, networks, draws, **named)
+
+
+kinds = pytest.mark.parametrize("pull_of", [copying, preferring])
+
+
+def test_recordings_pull_the_actor_towards_what_was_done():
+    networks, fresh = actor(), recorded(100, seed=9)
+    before = np.abs(answers(networks, fresh.states) - fresh.actions).mean()
+    figures = copying(networks, share=1.0).step(300, 300)
+    assert np.abs(answers(networks, fresh.states) - fresh.actions).mean() < 0.5 * before
+    assert figures["learner/bc_loss"] < before
+
+
+def test_pairs_pull_the_actor_towards_the_better_episodes():
+    networks, fresh = actor(), ranked(seed=9).steps.states
+    before = along(networks, fresh)
+    figures = preferring(networks, share=1.0).step(200, 200)
+    assert along(networks, fresh) > before + 0.2
+    assert figures["learner/preferences_loss"] < np.log(2.0)
+
+
+@kinds
+def test_a_weight_halves_and_then_it_lets_go(pull_of):
+    networks = actor()
+    pull = pull_of(networks, weight=0.8, half_life=100)
+    assert [pull.weight(updates) for updates in (0, 100, 200)] == [0.8, 0.4, 0.2]
+    before = networks.flat.detach().clone()
+    assert set(pull.step(2000, 500).values()) == {0.0}
+    assert torch.equal(networks.flat, before)
+
+
+@kinds
+def test_a_tenth_of_the_weight_moves_the_actor_a_tenth_as_far(pull_of):
+    moved: list[float] = []
+    for weight in (1.0, 0.1):
+        networks = actor()
+        before = networks.flat.detach().clone()
+        pull_of(networks, weight=weight, share=1.0, half_life=10**9).step(1, 1)
+        moved.append(float((networks.flat.detach() - before).abs().sum()))
+    assert moved[1] == pytest.approx(0.1 * moved[0], rel=0.02)
+
+
+@kinds
+def test_slices_of_any_length_take_the_same_steps(pull_of):
+    ends: list[torch.Tensor] = []
+    for slices in ([40], [7, 13, 1, 19]):
+        networks = actor()
+        pull, updates = pull_of(networks, half_life=10**12), 0
+        for taken in slices:
+            updates += taken
+            pull.step(updates, taken)
+        ends.append(networks.flat.detach())
+    assert torch.allclose(ends[0], ends[1], atol=1e-6)
+
+
+@kinds
+def test_a_resumed_pull_goes_on_as_if_nothing_had_happened(pull_of):
+    networks = actor()
+    pull = pull_of(networks)
+    pull.step(60, 60)
+    kept = {name: tensor.clone() for name, tensor in pull.tensors().items()}
+    draws, flat = pull.rng_state, networks.flat.detach().clone()
+    pull.step(120, 60)
+    other = actor(7)
+    resumed = pull_of(other)
+    other.flat.detach().copy_(flat)
+    for name, tensor in resumed.tensors().items():
+        tensor.copy_(kept[name])
+    resumed.rng_state = draws
+    resumed.step(120, 60)
+    assert torch.equal(other.flat, networks.flat)
+
+
+@kinds
+@pytest.mark.parametrize("wrong", [{"half_life": 0}, {"share": -1.0}, {"weight": 2.0}])
+def test_settings_that_are_none_are_refused(pull_of, wrong):
+    with pytest.raises(ValueError, match="expected a number"):
+        pull_of(actor(), **wrong)
 
 
 def truthful(number):
@@ -67,8 +165,8 @@ def both(run):
 def test_what_pulls_says_how_hard(run):
     figures = learner(run, **both(run)).update(20)
     assert figures["learner/bc_weight"] == pytest.approx(0.5 ** (20 / 50))
-    assert figures["learner/preference_weight"] == pytest.approx(0.5 ** (20 / 50))
-    assert figures["learner/bc_error"] > 0
+    assert figures["learner/preferences_weight"] == pytest.approx(0.5 ** (20 / 50))
+    assert figures["learner/bc_loss"] > 0
 
 
 def test_an_actor_is_pulled_to_what_was_done(run):
