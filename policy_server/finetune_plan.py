@@ -99,7 +99,7 @@ def plan_of(words: Mapping[str, str]) -> Plan:
         steps=whole(words, "steps"),
         batch_size=whole(words, "batch_size"),
         lora=whole(words, "lora") if words["lora"] else 0,
-        learning_rate=_positive(words, "learning_rate") if words["learning_rate"] else None,
+        learning_rate=positive(words, "learning_rate") if words["learning_rate"] else None,
         save_every=whole(words, "save_every"),
         seed=whole(words, "seed", least=0),
     )
@@ -115,7 +115,8 @@ def whole(words: Mapping[str, str], name: str, *, least: int = 1) -> int:
     return int(text)
 
 
-def _positive(words: Mapping[str, str], name: str) -> float:
+def positive(words: Mapping[str, str], name: str) -> float:
+    """Return a word that is a number above 0; raise `UsageError`."""
     try:
         number = float(words[name])
     except ValueError:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from policy_server.finetune_plan import whole
+from policy_server.finetune_plan import positive, whole
 from policy_server.policy import CheckpointError, PolicyRequest, PolicySpec, PolicyUnavailable
 from policy_server.token_models import Chunk, TokenModel, token_model
 from robot.sealed import Damaged, pack, read_limited, seal, unpack
@@ -216,7 +216,7 @@ def _run(words: dict[str, str]) -> list[Step]:
         name: whole(words, name, least=least)
         for name, least in (("batch_size", 1), ("lora", 1), ("seed", 0))
     }
-    rates = {name: _positive(words, name) for name in ("learning_rate", "beta")}
+    rates = {name: positive(words, name) for name in ("learning_rate", "beta")}
     if not out.name or out.exists():
         there = f"{out} is there already" if out.name else "it is not said where to"
         raise UsageError(f"{there}; give a folder that is still to be made: out=FOLDER")
@@ -247,16 +247,6 @@ def _show(number: int, steps: int, step: Step) -> None:
         said = f"loss {step.loss:.3f}, margin {step.margin:+.3f}, {step.right:.0%} right"
         sys.stdout.write(f"step {number}/{steps}: {said}\n")
         sys.stdout.flush()
-
-
-def _positive(words: dict[str, str], name: str) -> float:
-    try:
-        number = float(words[name])
-    except ValueError:
-        number = 0.0
-    if not 0.0 < number < float("inf"):
-        raise UsageError(f"{name}={words[name]!r} is no positive number")
-    return number
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,12 +1,11 @@
 """A policy server of a run's own, on a loopback port."""
 
-import socket
 import time
 from pathlib import Path
 
 import httpx
 
-from rl.own_process import OwnProcess, OwnProcessFailed
+from rl.own_process import OwnProcess, OwnProcessFailed, free_port
 
 HOST = "127.0.0.1"
 START_S = 120.0
@@ -19,7 +18,7 @@ class OwnPolicyServer:
 
     def __init__(self, policy: str, log_file: Path) -> None:
         """Serve a policy of `policy_server.load`; what the server says goes to `log_file`."""
-        self._port, self._log_file = _free_port(), log_file
+        self._port, self._log_file = free_port(HOST), log_file
         self.url = f"ws://{HOST}:{self._port}"
         """Where the server listens, or will in a moment."""
         words = [f"policy={policy}", f"host={HOST}", f"port={self._port}"]
@@ -48,9 +47,3 @@ class OwnPolicyServer:
             return httpx.get(url, timeout=ASK_S, trust_env=False).is_success
         except httpx.HTTPError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]

@@ -7,6 +7,7 @@ standard input does, which happens however the run ends.
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -90,6 +91,13 @@ class OwnProcess:
                 start_new_session=True,
             )
         self._started_at = time.monotonic()
+
+
+def free_port(host: str) -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        return int(listener.getsockname()[1])
 
 
 def _last_line(path: Path) -> str:

@@ -1,9 +1,8 @@
 """A reward service of a run's own, on a loopback port."""
 
-import socket
 from pathlib import Path
 
-from rl.own_process import OwnProcess
+from rl.own_process import OwnProcess, free_port
 
 HOST = "127.0.0.1"
 
@@ -13,7 +12,7 @@ class OwnRewarder:
 
     def __init__(self, model: str, log_file: Path) -> None:
         """Serve a model of `conf/reward/`; what the service says goes to `log_file`."""
-        port = _free_port()
+        port = free_port(HOST)
         self.url = f"http://{HOST}:{port}"
         """Where the service listens, or will in a moment."""
         words = [f"reward={model}", f"host={HOST}", f"port={port}", "hydra/job_logging=none"]
@@ -31,9 +30,3 @@ class OwnRewarder:
     def close(self) -> None:
         """End the service."""
         self._process.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]

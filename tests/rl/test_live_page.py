@@ -63,6 +63,7 @@ def test_a_silent_process_is_shown_with_the_command_that_starts_it(page):
 
 def test_a_camera_shows_its_picture(page):
     page.until("document.querySelector('[data-arm=arm01] img').naturalWidth === 64")
+    assert page.do("document.querySelector('[data-arm=arm01] img').naturalHeight") > 0
 
 
 def test_joints_success_and_reward_are_drawn(page):
@@ -121,3 +122,4 @@ def test_audits_and_a_freeze_are_shown(page, opened):
     page.until(f"{shown('#audit')}.includes('frozen: the judge confirms 0 of 5')")
     alarm.add(UNFROZEN, why="the red cup is gone", episodes=12)
     page.until(f"{shown('#audit')} === ''")
+    assert "frozen" not in page.do(shown("#audit"))
