@@ -1,8 +1,9 @@
 """Try to break every promise of safety and durability, and print what was measured.
 
-`python -m ops.safety quick=1 json=path only=S1,S2`; a row says `pass` only at full n. `json=` adds
-to what the file holds, so that rows can be measured one after the other; `docs=1` writes
-`docs/safety.md` from `docs/safety.json` and measures nothing.
+`python -m ops.safety quick=1 json=path only=S1,S2`; a row says `pass` only at full n. `only=` takes
+promises, or checks by the names in `CHECKS`. `json=` adds to what the file holds, so that rows can
+be measured one after the other; `docs=1` writes `docs/safety.md` from `docs/safety.json` and
+measures nothing.
 """
 
 import json
@@ -68,7 +69,10 @@ def check_of(module: str, name: str) -> Check:
 def measure(
     effort: Effort, only: frozenset[str], keep: Callable[[Sequence[Row]], object]
 ) -> list[Row]:
-    """Run the checks of the promises in `only`, or all; say and keep each row once it is known."""
+    """Run the checks in `only`, or all; say and keep each row once it is known.
+
+    `only` holds names of checks, and of promises: then what else a check measures is left out.
+    """
     rows: list[Row] = []
     circumstances = {
         "seed": effort.seed,
@@ -79,11 +83,12 @@ def measure(
         "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     }
     for ids, module, name in CHECKS:
-        if only and not only & set(ids.split()):
+        is_wanted = not only or name in only
+        if not is_wanted and not only & set(ids.split()):
             continue
         began = time.monotonic()
         rows_of = check_of(module, name)
-        found = [row for row in rows_of(effort) if not only or row.id in only]
+        found = [row for row in rows_of(effort) if is_wanted or row.id in only]
         took = round(time.monotonic() - began, 1)
         found = [replace(row, circumstances={**circumstances, "seconds": took}) for row in found]
         for row in found:
@@ -127,8 +132,11 @@ def main(words: Sequence[str], root: Path = ROOT) -> int:
     results = Path(given["json"]) if given["json"] else None
     with tempfile.TemporaryDirectory(prefix="safety-") as folder:
         effort = Effort(folder=Path(folder), **effort_of)  # pyright: ignore[reportArgumentType]
-        only = frozenset(filter(None, given["only"].upper().split(",")))
-        rows = measure(effort, only, lambda found: write_rows(results, found) if results else None)
+        rows = measure(
+            effort,
+            _only(given["only"]),
+            lambda found: write_rows(results, found) if results else None,
+        )
     say(terminal_table(rows))
     if results:
         say(f"{results}: written")
@@ -145,15 +153,20 @@ def _settings(given: Mapping[str, str]) -> dict[str, object]:
             numbers[name] = int(given[name])
         else:
             raise UsageError(f"{name}={given[name]!r}; expected a whole number")
-    unknown = set(filter(None, given["only"].upper().split(","))) - known_ids()
+    known = sorted(known_ids()) + [name for _, _, name in CHECKS]
+    unknown = _only(given["only"]) - set(known)
     if unknown:
-        raise UsageError(f"only={min(unknown)}; expected some of {','.join(sorted(known_ids()))}")
+        raise UsageError(f"only={min(unknown)}; expected some of {','.join(known)}")
     return {
         "quick": given["quick"] not in ("", "0"),
         "seed": numbers["seed"] or 0,
         "jobs": numbers["jobs"] or os.cpu_count() or 1,
         "most": numbers["most"],
     }
+
+
+def _only(word: str) -> frozenset[str]:
+    return frozenset(word.split(",")) - {""}
 
 
 def known_ids() -> set[str]:

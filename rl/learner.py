@@ -11,6 +11,11 @@ from rl.transition import Transition
 class Learner(Protocol):
     """Anything that turns labelled episodes into a better policy."""
 
+    @property
+    def is_taught(self) -> bool:
+        """Return whether its policy is worth acting by before the first update."""
+        ...
+
     def add(self, transitions: Sequence[Transition]) -> None:
         """Take in one labelled episode, in order."""
         ...
@@ -34,6 +39,8 @@ class Learner(Protocol):
 
 class NoLearner:
     """Learns nothing, where the arms act by a policy from elsewhere."""
+
+    is_taught = False
 
     def __init__(self, spec: PolicySpec, *, seed: int, git_revision: str) -> None:
         """Take what every learner is given."""

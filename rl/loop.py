@@ -34,7 +34,7 @@ class Schedule:
     minutes: float | None = None
     updates_per_step: float = 0.5
     warmup_steps: int = 2000
-    """Steps before the first update; the arms act at random until the first policy is published."""
+    """Steps before the first update: at random, or by the policy that the learner began as."""
     max_debt: int = 1000
     """The arms wait while the learner is more than so many updates behind."""
     patience_s: float = 600.0
@@ -98,7 +98,7 @@ class Training:
         self._metrics, self._tally, self._rates = Metrics(folder), Tally(), _Rates()
         self._counters = Counters()
         self._update_s = 0.02
-        self._published = 0
+        self._published = -1 if learner.is_taught else 0
         self._due: dict[str, float] = {}
         self._counted = (clock() if began is None else began, 0.0, 0.0)
         self.stopping = threading.Event()

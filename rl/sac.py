@@ -134,6 +134,7 @@ class SacLearner:
         self._critic: FastCritic = engine.critic
         self._target: FastCritic = engine.critic_target
         actor = self._actor.networks
+        self._is_taught = start is not None
         if starts_at_zero:
             actor.silence()
         if start:
@@ -141,6 +142,11 @@ class SacLearner:
         self._pulls = pulls_of(
             spec, actor, bc=bc, preferences=preferences, runs=Path(runs), seed=seed
         )
+
+    @property
+    def is_taught(self) -> bool:
+        """Return whether the actor began as an earlier policy."""
+        return self._is_taught
 
     def add(self, transitions: Sequence[Transition]) -> None:
         """Take in one labelled episode, in order."""

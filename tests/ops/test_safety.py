@@ -111,6 +111,18 @@ def test_the_exit_code_and_the_file_tell_of_a_broken_promise(tmp_path, monkeypat
     assert "FAIL" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("only", "kept"), [("two", ["S1", "S2"]), ("S2", ["S2"]), ("R1,two", ["S1", "S2", "R1"])]
+)
+def test_checks_can_be_asked_for_by_name_and_by_promise(only, kept, tmp_path, monkeypatch):
+    found = {"two": [row(), row(id="S2")], "one": [row(id="R1")]}
+    monkeypatch.setattr(safety, "CHECKS", [("S1 S2", "", "two"), ("R1", "", "one")])
+    monkeypatch.setattr(safety, "check_of", lambda _, name: lambda _: found[name])
+    path = tmp_path / "out.json"
+    assert safety.main([f"only={only}", f"json={path}"]) == 0
+    assert [one["id"] for one in json.loads(path.read_text())] == kept
+
+
 def test_the_docs_are_written_from_the_committed_results(tmp_path, capsys):
     (tmp_path / "docs").mkdir()
     safety.write_rows(tmp_path / safety.RESULTS, [row()])

@@ -94,6 +94,8 @@ class FakeReward:
 class FakeLearner:
     """Counts, and keeps its count."""
 
+    is_taught = False
+
     def __init__(self) -> None:
         self.transitions, self.updates = 0, 0
 

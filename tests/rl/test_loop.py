@@ -24,11 +24,14 @@ def folder(tmp_path):
     folder.close()
 
 
-def training(folder, *, schedule=SCHEDULE, reward=None, arms=("arm01", "arm02"), **more):
+def training(
+    folder, *, schedule=SCHEDULE, reward=None, arms=("arm01", "arm02"), is_taught=False, **more
+):
     fleet = LocalFleet()
     fleet.start({arm: partial(FakeWorker, folder.journal(arm), arm) for arm in arms})
     labeller = Labeller(reward or FakeReward(), folder.labels, first_wait_s=0.01)
     learner = FakeLearner()
+    learner.is_taught = is_taught
     intake = Intake([fleet], labeller, folder)
     run = Training(learner=learner, intake=intake, folder=folder, schedule=schedule, **more)
     return run, learner, labeller
@@ -49,6 +52,15 @@ def test_arms_follow_the_newest_policy(folder):
     policies = [line["policy"] for line in folder.lines("episodes.jsonl")]
     assert policies[0] == "random"
     assert policies[-1].startswith("learned/")
+
+
+def test_a_policy_that_was_taught_acts_from_the_first(folder):
+    schedule = Schedule(steps=60, warmup_steps=60, publish_s=0.0)
+    run, _, labeller = training(folder, schedule=schedule, is_taught=True)
+    run.run()
+    labeller.close()
+    policies = {line["policy"] for line in list(folder.lines("episodes.jsonl"))[2:]}
+    assert policies == {"learned/000000"}
 
 
 def test_a_resumed_run_goes_on_from_the_same_step(folder):
