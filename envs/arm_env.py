@@ -137,29 +137,34 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         seen = {name: cameras[name] for name in self._images}
         # Gymnasium types a Dict space by its spaces, not by what they hold.
         self.observation_space = _observation_space(actions, seen)  # pyright: ignore[reportAttributeAccessIssue]
-        self._tracker, self._actions = Tracker(cameras, goal.layout), actions
-        self._action_scale, self._retreat_first = action_scale, retreat_first
+        self._tracker, self.actions = Tracker(cameras, goal.layout), actions
+        self.action_scale, self._retreat_first = action_scale, retreat_first
         self._last_action = np.zeros(actions.dim, np.float32)
         self._sensed: Sensed | None = None
         self._steps = 0
         self._due = 0.0
 
     @property
+    def sensed(self) -> Sensed:
+        """Return the newest moment; raise `RuntimeError` before the first reset."""
+        if self._sensed is None:
+            raise RuntimeError("the environment was used before reset")
+        return self._sensed
+
+    @property
     def policy_spec(self) -> PolicySpec:
         """Return what a policy for this environment reads and writes."""
-        return policy_spec(self._actions, self._images, hz=self.hz)
+        return policy_spec(self.actions, self._images, hz=self.hz)
 
     @property
     def offers(self) -> PolicySpec:
         """Return what a policy elsewhere may read of this arm: its cameras as well."""
-        return policy_spec(self._actions, tuple(self.cameras), hz=self.hz)
+        return policy_spec(self.actions, tuple(self.cameras), hz=self.hz)
 
     def hold_action(self) -> NDArray[np.float32]:
         """Return the action that stays at the last command."""
-        if self._sensed is None:
-            raise RuntimeError("hold_action was called before reset")
-        last = self._sensed.observation.joint_target
-        return self._actions.action(last, last)
+        last = self.sensed.observation.joint_target
+        return self.actions.action(last, last)
 
     def reset(
         self,
@@ -194,14 +199,13 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         A step that the arm's stop or a lost link cuts short is truncated and leaves the moment
         before it as it was; `info["sensed"].stopped` says why.
         """
-        if self._sensed is None:
-            raise RuntimeError("step was called before reset")
+        before = self.sensed
         if not np.isfinite(action).all():
             raise ValueError(f"the action is not finite: {action}")
         try:
-            sensed = self._act(np.asarray(action, np.float32), self._sensed.observation)
+            sensed = self._act(np.asarray(action, np.float32), before.observation)
         except ArmStopped as stopped:
-            sensed = replace(self._sensed, commands=(), stopped=stopped)
+            sensed = replace(before, commands=(), stopped=stopped)
             return self._state(sensed), 0.0, False, True, {"sensed": sensed}
         self._steps += 1
         late = self._steps * self.step_s >= self.task.limit_s - 1e-9
@@ -213,7 +217,8 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         Raise `ArmStuckError` or `ArmStopped` as `reset` does.
         """
         self._retreat()
-        return self._sense().observation
+        self._sensed = self._sense()
+        return self._sensed.observation
 
     def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the newest frame of the first camera, RGB (height, width, 3)."""
@@ -231,11 +236,11 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         """Carry out an action and return what came of it."""
         commands = self._move(action, before)
         sensed = replace(self._sense(), commands=commands)
-        taken = np.clip(action, *self._actions.bounds)
+        taken = np.clip(action, *self.actions.bounds)
         if sensed.human:
             way = sensed.observation.joint_target - before.joint_target
-            target = before.joint_target + way / self._action_scale
-            taken = self._actions.action(target, before.joint_target)
+            target = before.joint_target + way / self.action_scale
+            taken = self.actions.action(target, before.joint_target)
         self._last_action = taken
         return replace(sensed, taken=taken)
 
@@ -246,7 +251,7 @@ class ArmEnv(gymnasium.Env[EnvState, NDArray[np.float32]]):
         arm that is a whole tick late begins a period of its own.
         """
         clock, start = self.arm.clock, before.joint_target
-        way = self._action_scale * (self._actions.joint_target(action, start) - start)
+        way = self.action_scale * (self.actions.joint_target(action, start) - start)
         commands: list[Command] = []
         for tick in range(1, self._ticks + 1):
             now = clock.now()

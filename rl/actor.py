@@ -6,6 +6,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from policy_server.backends.null import RandomPolicy
 from policy_server.backends.residual import ResidualPolicy
 from policy_server.policy import Policy, PolicySpec
 from rl.fleet import Finished, Snapshot
+from rl.put_back import LAID_OUT_BY, PutBack, put_back
 from rl.rollout import Plan, run_episode
 from rl.trial import FIRST_SEED
-from robot.journal import EpisodeInfo, Journal, read_episode
+from robot.journal import Episode, EpisodeInfo, Journal, read_episode
 from robot.sealed import Damaged
 
 LATELY = 30
@@ -66,12 +68,14 @@ class Worker:
         make_policy: Callable[[PolicySpec], Policy] | None = None,
         greedy_every: int = 8,
         hard_share: float = 0.0,
+        lift: Path | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take an arm; one in `greedy_every` episodes does not explore, for the success curve.
 
         Of the others, `hard_share` begin with a layout on which the arm failed lately.
         `make_policy` makes what acts from what the arm offers; None acts by the learner's newest.
+        With the policy in the folder `lift` the arm itself puts the thing back between episodes.
         `stop()` is asked at every step whether to end the episode at once.
         """
         self._stop = stop
@@ -83,6 +87,8 @@ class Worker:
         if hard_share:
             self._recall()
         self._env = make_env()
+        if lift:
+            self._env.scene = put_back(self._env, lift)
         self._random = RandomPolicy(self._env.policy_spec, seed=training_seed(seed, self._key, 0))
         self._loaded: tuple[int, dict[bool, Policy]] = (-1, {})
         self._given = make_policy(self._env.offers) if make_policy else None
@@ -107,7 +113,7 @@ class Worker:
         episode = run_episode(
             self._env, self._policy(snapshot, greedy=greedy), plan, stop=self._stop
         )
-        path = self._journal.seal(episode)
+        path = self._journal.seal(self._with_layout(episode))
         self._layouts.see(episode.info)
         self._count += 1
         return Finished(
@@ -136,6 +142,13 @@ class Worker:
                 self._layouts.see(read_episode(path).info)
             except (OSError, Damaged):
                 continue
+
+    def _with_layout(self, episode: Episode) -> Episode:
+        """Return an episode that says who laid out its scene, where the arm itself may have."""
+        if not isinstance(self._env.scene, PutBack):
+            return episode
+        config = {**episode.info.config, LAID_OUT_BY: self._env.scene.laid_out_by}
+        return replace(episode, info=replace(episode.info, config=config))
 
     def _is_greedy(self, snapshot: Snapshot | None) -> bool:
         every = self._greedy_every

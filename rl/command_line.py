@@ -20,7 +20,7 @@ from rl.fleet import ArmsFailed
 from rl.own_arms import ArmsNotReady
 from rl.own_process import OwnProcessFailed
 from rl.run_folder import RunFolder
-from rl.run_record import BadRun
+from rl.run_record import BadRun, read_run
 from robot.arm_config import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -92,6 +92,22 @@ def find_run(run: str, runs: Path) -> RunFolder:
     """Return a run by its folder, or by its name among `runs`."""
     inside = runs / run
     return RunFolder(inside if inside.is_dir() and not Path(run).is_dir() else Path(run))
+
+
+def find_lift(cfg: DictConfig, runs: Path) -> Path | None:
+    """Return the folder of the policy that puts things back, if one is to; raise `BadRun`."""
+    if not cfg.put_back:
+        return None
+    run = read_run(find_run(str(cfg.put_back), runs).path)
+    if run.task != "lift":
+        raise BadRun(
+            f"put_back={cfg.put_back} learnt {run.task}; expected a run of lift: what is to be "
+            "laid elsewhere has to be lifted",
+            code=2,
+        )
+    if not (run.policy / "policy.json").exists():
+        raise BadRun(f"put_back={cfg.put_back} has no policy yet", code=2)
+    return run.policy
 
 
 def run_main(

@@ -7,6 +7,7 @@ from typing import cast
 
 from rl.audit import Audited
 from rl.labeller import Labelled
+from rl.put_back import LAID_OUT_BY
 from rl.run_folder import Counters
 from robot.journal import SOURCES
 
@@ -145,5 +146,6 @@ def episode_line(labelled: Labelled, counters: Counters) -> dict[str, object]:
         "source": SOURCES[episode.source[0]] if episode.steps else None,
         "policy": info.policy,
         "end": info.end,
+        LAID_OUT_BY: info.config.get(LAID_OUT_BY),
         "guard_events": sum(len(events) for events in episode.guard_events),
     }

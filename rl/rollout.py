@@ -87,7 +87,7 @@ class _Notes:
         self.events.append(tuple(str(event) for command in commands for event in command.events))
 
 
-class _Eyes:
+class Eyes:
     """The arm's own opinion of how far it has come, from what its cameras show."""
 
     def __init__(self, env: ArmEnv, start: Info) -> None:
@@ -147,7 +147,7 @@ def run_episode(
     state, info = env.reset(seed=plan.seed)
     notes, watch = _Notes(info["look"].observation, plan.source), _watch(env)
     notes.see(state, info)
-    eyes = _Eyes(env, info)
+    eyes = Eyes(env, info)
     end: End | None = None
     while end is None:
         try:

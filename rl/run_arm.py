@@ -17,7 +17,7 @@ from envs.homing import ArmStopped
 from rewarder.goal import Goal, parse_goal
 from rl.actor import Worker
 from rl.arms import check_arms, env_maker, kept, start_own_arms
-from rl.command_line import STOPPED, Composed, find_run, run_main, with_task
+from rl.command_line import STOPPED, Composed, find_lift, find_run, run_main, with_task
 from rl.fleet import RETRY_S, Finished, Snapshot
 from rl.learner_client import Courier, LearnerAway, LearnerClient, not_uploaded
 from rl.logs import log_to
@@ -86,6 +86,7 @@ def make_worker(cfg: DictConfig, goal: Goal, journal: Path, stop: Callable[[], b
         config=kept(cfg.arm, str(cfg.arm_id)),
         make_policy=policy_maker(cfg.policy),
         greedy_every=int(cfg.greedy_every),
+        lift=find_lift(cfg, Path("runs")),
         stop=stop,
     )
 

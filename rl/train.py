@@ -20,10 +20,20 @@ from envs.twin_env import ACTION_SPACES, SAFETY
 from rewarder.client import RemoteReward
 from rewarder.goal import Goal, parse_goal
 from rewarder.reward import RewardModel
+from rl import put_back
 from rl.actor import Worker
 from rl.arms import check_arms, env_maker, has_processes, is_emulated, kept, start_own_arms
 from rl.audit import Audit, Rules
-from rl.command_line import CONF, STOPPED, Composed, find_run, run_main, with_earlier, with_task
+from rl.command_line import (
+    CONF,
+    STOPPED,
+    Composed,
+    find_lift,
+    find_run,
+    run_main,
+    with_earlier,
+    with_task,
+)
 from rl.dashboard import make_view
 from rl.evaluate import Conditions, evaluate_run, sentence
 from rl.fleet import Fleet, MakeWorker
@@ -43,7 +53,7 @@ from rl.remote_policy import (
 )
 from rl.report import write_report
 from rl.residual_base import Recipe
-from rl.run_folder import RunFolder
+from rl.run_folder import EPISODES, RunFolder
 from rl.run_record import BadRun
 from rl.service import LearnerService
 from robot.limits import SafetyLimits
@@ -68,6 +78,7 @@ def practise(composed: Composed) -> int:
     rules_of(cfg)
     judge_of(composed)
     fit_hard_share(cfg)
+    find_lift(cfg, Path(cfg.runs))
     with base_at_hand(cfg) as watch_base:
         return _practise(composed, fit_to_policy(cfg), watch_base, began)
 
@@ -96,6 +107,8 @@ def _practise(composed: Composed, recipe: Recipe | None, watch_base: Watch, bega
                 training.run()
     finally:
         folder.close()
+    if cfg.put_back:
+        say(put_back.sentence(folder.lines(EPISODES)))
     if training.stopping.is_set():
         say(f"stopped; go on with: make train-rl resume={folder.path.name}")
         return STOPPED
@@ -135,8 +148,9 @@ def fit_hard_share(cfg: DictConfig) -> None:
     share: object = cfg.hard_share
     if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
         raise BadRun(f"hard_share={share!r}; expected a number from 0 to 1", code=2)
-    if share and cfg.arm.get("scene") == "person":
-        say("hard_share is ignored: a person lays the table out, and no layout can be repeated")
+    if share and (cfg.put_back or cfg.arm.get("scene") == "person"):
+        who = "the arm" if cfg.put_back else "a person"
+        say(f"hard_share is ignored: {who} lays the table out, and no layout can be repeated")
         cfg.hard_share = 0.0
 
 
@@ -286,6 +300,7 @@ def worker_of(cfg: DictConfig, goal: Goal, folder: RunFolder, arm: str) -> MakeW
         make_policy=policy_maker(cfg.policy),
         greedy_every=int(cfg.greedy_every),
         hard_share=float(cfg.hard_share),
+        lift=find_lift(cfg, Path(cfg.runs)),
     )
 
 

@@ -4,9 +4,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from rewarder.goal import UnknownGoal
-from rl.command_line import quoted, unquoted, with_earlier, with_task
+from rl.command_line import find_lift, quoted, unquoted, with_earlier, with_task
 from rl.run_folder import RunFolder
 from rl.run_record import BadRun
 
@@ -74,3 +75,26 @@ def test_a_damaged_run_is_named(run):
     (run / "run.json").write_text(json.dumps({})[:1])
     with pytest.raises(BadRun, match=r"run\.json"):
         with_earlier([f"resume={run}"])
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ("push", "learnt push; expected a run of lift"),
+        ("lift", "has no policy yet"),
+        ("", "no run"),
+    ],
+)
+def test_only_a_lifting_policy_puts_things_back(task, sentence, tmp_path):
+    if task:
+        facts = {"goal": "", "preset": "", "seed": 0, "actors": 1, "reward": "", "git_revision": ""}
+        folder = RunFolder.create(tmp_path, task=task, config="", facts=facts)
+        folder.close()
+    name = folder.path.name if task else "nothing"
+    (tmp_path / name).mkdir(exist_ok=True)
+    with pytest.raises(BadRun, match=sentence):
+        find_lift(OmegaConf.create({"put_back": name}), tmp_path)
+
+
+def test_nothing_is_put_back_where_nobody_asks(tmp_path):
+    assert find_lift(OmegaConf.create({"put_back": None}), tmp_path) is None
