@@ -95,7 +95,7 @@ def test_what_a_person_did_brings_the_policy_s_arm_to_the_same_place(process):
     process.person = lambda last: last + np.array([1.0, 1.0, -1.0, 0, 0, 0])
     sensed = env.step(AHEAD)[4]["sensed"]
     start, end = before["sensed"].observation.joint_target, sensed.observation.joint_target
-    again = env._actions.joint_target(sensed.taken, start)
+    again = env.actions.joint_target(sensed.taken, start)
     assert np.linalg.norm(tool_position(again) - tool_position(end)) < 0.001
 
 
