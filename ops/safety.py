@@ -56,6 +56,7 @@ CHECKS = (
     ("R7", "services", "disk_full"),
     ("R8", "soak", "soak"),
     ("N1", "visitors", "hostile_visitors"),
+    ("N1", "telnet_lines", "hostile_lines"),
     ("N2", "hostile", "hostile_strings"),
 )
 """The promises that a check tries, its module, which is imported for it alone, and its name."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ops.safety_checks.effort import Effort
-from ops.safety_checks.row import MOST_EXAMPLES, Row, not_measured
+from ops.safety_checks.row import MOST_EXAMPLES, Row
 from ops.safety_checks.served import LOOPBACK, MakeApp, served
 from ops.safety_checks.visits import TOKEN, Visit, visit
 from robot.process.arm_server import create_app
@@ -68,13 +68,7 @@ def hostile_visitors(effort: Effort, make_app: MakeApp = create_app) -> list[Row
         noise=f"a visitor leaves after {1e3 * PATIENCE_S:g} ms without an answer",
         examples=tuple(wrong[:MOST_EXAMPLES]),
     )
-    telnet = not_measured(
-        "N1",
-        "the same of what comes by telnet",
-        ASKED,
-        why="its lines are tried by its tests alone",
-    )
-    return [row, telnet]
+    return [row]
 
 
 def visited(part: Part) -> Visited:

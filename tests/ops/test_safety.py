@@ -21,6 +21,7 @@ from ops.safety_checks import (
     silence,
     soak,
     stops,
+    telnet_lines,
     visitors,
 )
 from ops.safety_checks.effort import Effort
@@ -33,6 +34,7 @@ from robot.http_server import LimitedProtocol
 from robot.process.arm_process import ArmProcess
 from robot.process.heartbeat import Heartbeats
 from robot.process.motion import Motion
+from robot.teleop.telnet import TelnetServer
 from robot.wire import MAX_BYTES
 
 RULES = Rules.load(guard.SAFETY)
@@ -311,9 +313,8 @@ def test_a_decoder_that_raises_or_takes_too_much_is_found_out(tmp_path, decode):
 
 
 def test_a_server_survives_hostile_visitors(tmp_path):
-    found, telnet = visitors.hostile_visitors(Effort(folder=tmp_path, most=200))
+    (found,) = visitors.hostile_visitors(Effort(folder=tmp_path, most=200))
     assert (found.verdict, found.examples) == ("pass so far", ())
-    assert telnet.verdict == "not measured"
 
 
 def failing(*_, **__):
@@ -324,9 +325,31 @@ def failing(*_, **__):
 
 
 def test_a_server_that_fails_is_found_out(tmp_path):
-    found, _ = visitors.hostile_visitors(Effort(folder=tmp_path, most=20), failing)
+    (found,) = visitors.hostile_visitors(Effort(folder=tmp_path, most=20), failing)
     assert found.verdict == "FAIL"
     assert "500" in found.examples[0]
+
+
+def test_a_telnet_port_survives_hostile_lines(tmp_path):
+    (found,) = telnet_lines.hostile_lines(Effort(folder=tmp_path, most=2_000))
+    assert (found.verdict, found.trials, found.examples) == ("pass so far", 2_000, ())
+
+
+def misled(answers, port):
+    return TelnetServer({**answers, "z": answers["s"]}, port=port)
+
+
+def crying(answers, port):
+    def fail():
+        raise KeyError("nobody has thought of it")
+
+    return TelnetServer({**answers, "q": ("quit", fail)}, port=port)
+
+
+@pytest.mark.parametrize("make_server", [misled, crying])
+def test_a_telnet_port_that_errs_is_found_out(tmp_path, make_server):
+    few = Effort(folder=tmp_path, most=500)
+    assert verdicts(telnet_lines.hostile_lines(few, make_server)) == {"N1": "FAIL"}
 
 
 @pytest.fixture
