@@ -52,6 +52,7 @@ CHECKS = (
     ("R2", "durability", "cut_power"),
     ("R3", "learning", "kill_savers"),
     ("R5", "services", "rewarder_away"),
+    ("R5", "away", "others_away"),
     ("R6", "services", "nonsense_scores"),
     ("R7", "services", "disk_full"),
     ("R8", "soak", "soak"),

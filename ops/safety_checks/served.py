@@ -126,12 +126,14 @@ class Served:
 
 
 @contextmanager
-def served(make_app: MakeApp = create_app, *, tokens: Tokens | None = None) -> Generator[Served]:
-    """Serve an arm that ticks at 50 Hz; `make_app` may make a broken application."""
+def served(
+    make_app: MakeApp = create_app, *, tokens: Tokens | None = None, port: int = 0
+) -> Generator[Served]:
+    """Serve an arm that ticks at 50 Hz, on any port if 0; `make_app` may make a broken one."""
     process = ArmProcess(Obedient(), GUARD, WallClock(), park_pose=PARK)
     app = make_app(process, OnePicture(), arm_id="arm01", door=Door(tokens))
     stopping, server = threading.Event(), server_of(app)
-    with socket.create_server((LOOPBACK, 0), backlog=BACKLOG) as listening, _heard() as outcries:
+    with socket.create_server((LOOPBACK, port), backlog=BACKLOG) as listening, _heard() as outcries:
         cycle = (process, WallClock(), stopping)
         threads = (
             threading.Thread(target=run_cycle, args=cycle, name="the cycle", daemon=True),

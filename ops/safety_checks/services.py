@@ -52,14 +52,7 @@ def rewarder_away(effort: Effort) -> list[Row]:
         noise="a stub's answer takes about 2 ms",
         examples=tuple(wrong[:MOST_EXAMPLES]),
     )
-    others = not_measured(
-        "R5",
-        "the same of policy server, tracker and dashboard",
-        f"reconnect ≤{RECONNECT_S:g} s",
-        why="their clients are not part of this check; a lost learner or policy is S6's silence to "
-        "the arm",
-    )
-    return [row, others]
+    return [row]
 
 
 def _outage(folder: Path, rng: np.random.Generator) -> tuple[float, list[float], int]:

@@ -12,6 +12,7 @@ import pytest
 
 from ops import safety
 from ops.safety_checks import (
+    away,
     crowd,
     durability,
     guard,
@@ -328,6 +329,14 @@ def test_a_server_that_fails_is_found_out(tmp_path):
     (found,) = visitors.hostile_visitors(Effort(folder=tmp_path, most=20), failing)
     assert found.verdict == "FAIL"
     assert "500" in found.examples[0]
+
+
+def test_an_arm_that_comes_back_is_found_and_one_that_does_not_is_late(tmp_path, monkeypatch):
+    (wait,) = away._dashboard(1)
+    assert away._row("it is found", [wait], "").verdict == "pass so far"
+    monkeypatch.setattr(away, "GIVE_UP_S", 0.01)
+    wait = away._until(lambda: False)
+    assert away._row("it is found", [wait], "").verdict == "FAIL"
 
 
 def test_a_telnet_port_survives_hostile_lines(tmp_path):
