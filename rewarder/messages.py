@@ -126,6 +126,13 @@ class BatchBody(_Message):
     clips: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)]
 
 
+class BatchAnswer(BaseModel):
+    """What a batch is answered with: for each clip a `ScoreBody`, or what was wrong with it."""
+
+    results: list[dict[str, Any]]
+    request_id: str
+
+
 class ScoreBody(BaseModel):
     """A `Score` in an answer."""
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rewarder.messages import MAX_BYTES, ClipBody
+from rewarder.openapi import takes
 from rewarder.pairs import PairJudge, compare
 from rewarder.reward import Clip, NoScore
 from robot.access import RefusedError
@@ -62,7 +63,7 @@ def preference_router(judge: PairJudge, *, run: Run = _in_a_thread) -> APIRouter
     """Return the route; `run` does the work of a request and may refuse it (a service's queue)."""
     router = APIRouter()
 
-    @router.post("/preference")
+    @router.post("/preference", openapi_extra=takes(PairBody, answers=PreferenceBody))
     async def preference(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
         content = await json_body(request, max_bytes=2 * MAX_BYTES)
         return await run(lambda: _answer(judge, content, request.state.request_id))

@@ -1,8 +1,8 @@
 """The reward service over HTTP, around any `RewardModel`.
 
 `POST /score` and `POST /score_batch` take clips as JSON (`rewarder.messages`), `POST /preference`
-takes two of one goal (`rewarder.preference_api`); `GET /health`,
-`/ready` and `/metrics` say how the service is. Every refusal is `{code, message, request_id}`.
+takes two of one goal (`rewarder.preference_api`); `GET /health`, `/ready` and `/metrics` say how
+the service is, `/openapi.json` describes all of it. Every refusal is `{code, message, request_id}`.
 """
 
 import asyncio
@@ -16,9 +16,17 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 
-from rewarder.messages import MAX_BYTES, BatchBody, ClipBody, score_message
+from rewarder.messages import (
+    MAX_BYTES,
+    BatchAnswer,
+    BatchBody,
+    ClipBody,
+    ScoreBody,
+    score_message,
+)
+from rewarder.openapi import describe, takes
 from rewarder.pair_judges import ScoreJudge
-from rewarder.preference_api import preference_router
+from rewarder.preference_api import PairBody, PreferenceBody, preference_router
 from rewarder.reward import NoScore, RewardModel
 from robot.access import Door, RefusedError, problem
 from robot.http_server import REQUEST_ID, answer, answer_errors, asked_of, json_body
@@ -119,14 +127,14 @@ def create_app(
     _add_gate(app, desk.metrics, Door(None if token is None else OneToken(token)))
     answer_errors(app, failed=lambda path: desk.metrics.requests.labels(path, 500).inc())
 
-    @app.post("/score")
+    @app.post("/score", openapi_extra=takes(ClipBody, answers=ScoreBody))
     async def score(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
         content, name = await json_body(request, max_bytes=MAX_BYTES), request.state.request_id
         return await desk.run(
             lambda: desk.score(lambda: ClipBody.model_validate_json(content), name)
         )
 
-    @app.post("/score_batch")
+    @app.post("/score_batch", openapi_extra=takes(BatchBody, answers=BatchAnswer))
     async def score_batch(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
         content, name = await json_body(request, max_bytes=MAX_BYTES), request.state.request_id
         return await desk.run(lambda: desk.score_batch(content, name))
@@ -146,6 +154,8 @@ def create_app(
         text = prometheus.generate_latest(desk.metrics.registry)
         return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
+    described = (ClipBody, ScoreBody, BatchBody, BatchAnswer, PairBody, PreferenceBody)
+    describe(app, described)
     return app
 
 

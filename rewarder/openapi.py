@@ -1,0 +1,49 @@
+"""What the reward service takes and returns, as an OpenAPI document at `/openapi.json`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+_COMPONENTS = "#/components/schemas/{model}"
+
+
+class Problem(BaseModel):
+    """What every refusal says."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+def takes(body: type[BaseModel], *, answers: type[BaseModel]) -> dict[str, Any]:
+    """Return what FastAPI cannot know of a route that reads and checks its body itself."""
+    described = {"200": answers, "4XX": Problem, "503": Problem}
+    return {
+        "requestBody": {"required": True, "content": _json_of(body)},
+        "responses": {
+            status: {"description": model.__name__, "content": _json_of(model)}
+            for status, model in described.items()
+        },
+    }
+
+
+def describe(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
+    """Have an application serve its document, with the models that its routes name."""
+    document: dict[str, Any] = get_openapi(title=app.title, version="1", routes=app.routes)
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in (*models, Problem)], ref_template=_COMPONENTS
+    )
+    document["components"] = {"schemas": schemas["$defs"]}
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return document
+
+
+def _json_of(model: type[BaseModel]) -> dict[str, Any]:
+    reference = _COMPONENTS.format(model=model.__name__)
+    return {"application/json": {"schema": {"$ref": reference}}}
