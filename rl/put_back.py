@@ -23,9 +23,11 @@ LAY_HEIGHT = 0.025
 """Height of the tool over the table at which it lets go, metres."""
 LAID = 0.05
 """How far from its spot a thing may have rolled, metres."""
-AWAY = 0.08
-"""Least distance of a spot from the place where the thing belongs, metres."""
-TRIES = 2
+FROM_PLACE = {"push": (0.08, 0.12)}
+AWAY = (0.08, 1.0)
+"""Least and greatest distance of a spot from the place where the thing belongs, metres: by task,
+as the twin lays things out, and for the others."""
+TRIES, DRAWS = 2, 1000
 LAID_OUT_BY = "laid_out_by"
 """What an episode's configuration says of this, `arm` or `other`."""
 
@@ -103,11 +105,15 @@ class PutBack:
 
     def _spot(self, seed: Sequence[int]) -> NDArray[np.float64]:
         """Return a spot on the table, shape (2,), metres, away from the place if there is one."""
-        rng, place = np.random.default_rng(seed), self._practice.sensed.estimates.place
-        while True:
-            spot = np.array([rng.uniform(*bounds) for bounds in SPOTS])
-            if place is None or np.linalg.norm(spot - place.pos[:2]) >= AWAY:
-                return spot
+        low, high = np.array(SPOTS).T
+        spots = np.random.default_rng(seed).uniform(low, high, (DRAWS, 2))
+        place = self._practice.sensed.estimates.place
+        if place is None:
+            return spots[0]
+        least, most = FROM_PLACE.get(self._practice.task.name, AWAY)
+        off = np.linalg.norm(spots - place.pos[:2], axis=1)
+        # A place that was knocked to the edge may have no such spot: then any will do.
+        return spots[int(np.argmax((least <= off) & (off <= most)))]
 
     def _lays(self, spot: NDArray[np.float64]) -> bool:
         """Carry the thing to a spot and let go; return whether it then lies about there."""

@@ -8,7 +8,7 @@ import pytest
 from envs.twin_env import make_task_env
 from policy_server.backends.null import RandomPolicy
 from policy_server.backends.scripted import ScriptedPolicy
-from rl.put_back import AWAY, LAID, SPOTS, PutBack, put_back, sentence
+from rl.put_back import FROM_PLACE, LAID, SPOTS, PutBack, put_back, sentence
 from rl.run_record import BadRun
 from rl.sac import SacLearner
 
@@ -35,7 +35,9 @@ def test_the_first_layout_is_somebody_elses_and_the_next_ones_the_arms(practice)
         truth = scene.truth()
         places.append(truth.place)
         things.append(truth.thing[:2])
-        assert np.linalg.norm(truth.thing[:2] - truth.place[:2]) >= AWAY - LAID
+        least, most = FROM_PLACE["push"]
+        off = np.linalg.norm(truth.thing[:2] - truth.place[:2])
+        assert least - LAID / 2 <= off <= most + LAID / 2
         for at, (low, high) in zip(truth.thing[:2], SPOTS, strict=True):
             assert low - LAID <= at <= high + LAID
     np.testing.assert_array_equal(places[1:], places[:-1])
