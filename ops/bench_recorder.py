@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from ops.safety_checks.drivers import swing
-from ops.safety_checks.rig import RigArm, RigError, rig
+from ops.safety_checks.rig import START_S, RigArm, RigError, back_to_hold, rig, wait_for
 from ops.slideshow import SLIDES, slides, taken_by
+from rl.own_arms import is_ready
 from robot.arm import Joints, Observation
 from robot.camera import encode_jpeg
 from robot.client import open_arm
@@ -92,6 +93,10 @@ def _give_cameras(arm: RigArm, folder: Path) -> None:
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     arm.end_daemon()
     arm.start_daemon()
+    # What ended without parking starts stopped.
+    back_to_hold(arm)
+    arm.forget_watcher()
+    wait_for(lambda: is_ready(arm.config), START_S, f"a camera of {arm.arm_id}", arm.log)
 
 
 class Swinging:

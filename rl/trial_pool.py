@@ -4,7 +4,7 @@ import multiprocessing as mp
 import queue
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -186,11 +186,22 @@ def _work(
     done: "mp.Queue[tuple[int, Outcome]]",
     arm: str | None,
 ) -> None:
-    for index, job in iter(todo.get, None):
+    for index, job in _while_wanted(todo):
         try:
             done.put((index, _play(job, arm)))
         except (BadRun, ArmStopped) as error:
             done.put((index, str(error)))
+
+
+def _while_wanted[T](todo: "mp.Queue[T | None]") -> Iterator[T]:
+    """Yield what is to be done until there is None, or nobody is left to tell."""
+    parent = mp.parent_process()
+    while parent is None or parent.is_alive():
+        with suppress(queue.Empty):
+            item = todo.get(timeout=_POLL_S)
+            if item is None:
+                return
+            yield item
 
 
 def _play(job: Job, arm: str | None) -> Trial:

@@ -1,5 +1,7 @@
 import json
 import os
+import select
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -217,3 +219,26 @@ def test_a_process_that_dies_ends_the_trials(monkeypatch):
 
 def _die(todo, done, arm):
     os._exit(7)
+
+
+WAITING = """
+import multiprocessing as mp
+from rl.trial_pool import _work
+
+context = mp.get_context("spawn")
+worker = context.Process(target=_work, args=(context.Queue(), context.Queue(), None))
+worker.start()
+print(worker.pid, flush=True)
+worker.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits by a Linux call")
+def test_a_worker_ends_with_whoever_it_works_for():
+    command = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        worker = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    ended, _, _ = select.select([worker], [], [], 60.0)
+    os.close(worker)
+    assert ended
