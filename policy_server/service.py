@@ -8,6 +8,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 
 import prometheus_client as prometheus
@@ -170,10 +171,10 @@ class _Conversation:
             _admit(self._socket, door)
             serving = self._host.serving
         except RefusedError as refused:
-            await self._socket.close(POLICY_VIOLATION, refused.message[:100])
+            await self._hang_up(POLICY_VIOLATION, refused.message)
             return
         except NotAnswered as error:
-            await self._socket.close(TRY_AGAIN, str(error)[:100])
+            await self._hang_up(TRY_AGAIN, str(error))
             return
         await self._socket.accept()
         self._host.metrics.sessions.inc()
@@ -249,9 +250,15 @@ class _Conversation:
             await self._send(refusal(code, text, seq=seq))
             return True
         if self._socket.application_state is WebSocketState.CONNECTED:
-            await self._socket.send_text(f"{code}: {text}")
-            await self._socket.close(INTERNAL)
+            await self._hang_up(INTERNAL, said=f"{code}: {text}")
         return False
+
+    async def _hang_up(self, code: int, reason: str = "", *, said: str | None = None) -> None:
+        # The connection may have been closed already, by either end.
+        with suppress(WebSocketDisconnect, RuntimeError):
+            if said is not None:
+                await self._socket.send_text(said)
+            await self._socket.close(code, reason[:100])
 
     async def _send(self, message: Mapping[str, object]) -> None:
         try:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import structlog
@@ -302,7 +303,9 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refused: RefusedEr
     name = scope["state"]["request_id"]
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": refused.message})
+        # Whoever has gone by now raises one or the other.
+        with suppress(OSError, RuntimeError):
+            await send({"type": "websocket.close", "code": 1008, "reason": refused.message})
     else:
         await answer(refused, name)(scope, receive, send)
 

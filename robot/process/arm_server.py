@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import prometheus_client as prometheus
@@ -100,24 +101,23 @@ class ArmServer:
 
 async def _converse(websocket: WebSocket, session: Session) -> None:
     """Answer messages, one after the other, until the client goes; a hello is due at once."""
-    await websocket.accept()
-    try:
-        while True:
-            async with asyncio.timeout(None if session.known else READ_TIMEOUT_S):
-                data = await _message(websocket)
-            reply = session.answer(data)
-            if reply is not None:
-                await websocket.send_bytes(reply)
-            if not session.known:
-                await websocket.close(1008)
-                return
-    except TimeoutError:
+    # At any await the other end may turn out to be gone, or hung up on.
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.accept()
+        try:
+            while True:
+                async with asyncio.timeout(None if session.known else READ_TIMEOUT_S):
+                    data = await _message(websocket)
+                reply = session.answer(data)
+                if reply is not None:
+                    await websocket.send_bytes(reply)
+                if not session.known:
+                    break
+        except TimeoutError:
+            pass
+        finally:
+            session.close()
         await websocket.close(1008)
-    except (WebSocketDisconnect, RuntimeError):
-        # The other end is gone, before or after an answer.
-        return
-    finally:
-        session.close()
 
 
 async def _message(websocket: WebSocket) -> bytes:

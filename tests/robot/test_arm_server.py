@@ -1,3 +1,4 @@
+import asyncio
 import socket
 import time
 from contextlib import ExitStack, contextmanager
@@ -8,10 +9,12 @@ import pytest
 import websockets.sync.client
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from robot.access import Asked, Door
 from robot.http_server import ServiceError, listen
+from robot.process import arm_server
 from robot.process.arm_messages import VERSION
 from robot.process.arm_server import MAX_CONTROL_BYTES
 from robot.process.arm_session import Desk, Session
@@ -454,3 +457,35 @@ def _all(link):
 
 
 SESSIONS = {"known": _session()}
+
+
+class Gone:
+    """A WebSocket whose other end is gone by the time that it is answered or hung up on."""
+
+    def __init__(self, error, said):
+        self.error, self.said = error, said
+
+    async def accept(self):
+        pass
+
+    async def receive(self):
+        if self.said is None:
+            await asyncio.sleep(60.0)
+        return {"type": "websocket.receive", "bytes": self.said}
+
+    async def send_bytes(self, data):
+        raise self.error
+
+    async def close(self, code):
+        raise self.error
+
+
+@pytest.mark.parametrize("said", [None, b"nonsense"])
+@pytest.mark.parametrize("error", [RuntimeError("closed already"), WebSocketDisconnect(1006)])
+def test_whoever_is_gone_before_the_server_hangs_up_is_no_error(rig, monkeypatch, error, said):
+    monkeypatch.setattr(arm_server, "READ_TIMEOUT_S", 0.01)
+    desk = Desk(
+        arm_id="arm01", process=rig.process, pictures=Pictures(), door=Door(None), clock=lambda: 0.0
+    )
+    session = Session(desk, Asked.of({}, ""))
+    asyncio.run(asyncio.wait_for(arm_server._converse(Gone(error, said), session), 5.0))
