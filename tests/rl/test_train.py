@@ -117,9 +117,12 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(words, said, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("scene", "share"), [("person", 0.0), ("emulator", 0.5)])
-def test_no_layout_is_repeated_where_a_person_lays_the_table_out(scene, share, capsys):
-    cfg = OmegaConf.create({"hard_share": 0.5, "arm": {"scene": scene}})
+@pytest.mark.parametrize(
+    ("scene", "put_back", "share"),
+    [("person", None, 0.0), ("emulator", None, 0.5), ("emulator", "runs/lift", 0.0)],
+)
+def test_no_layout_is_repeated_where_a_person_or_the_arm_lays_out(scene, put_back, share, capsys):
+    cfg = OmegaConf.create({"hard_share": 0.5, "put_back": put_back, "arm": {"scene": scene}})
     fit_hard_share(cfg)
     assert cfg.hard_share == share
     assert ("hard_share is ignored" in capsys.readouterr().out) == (share == 0.0)
