@@ -111,7 +111,8 @@ class RigArm:
         self.daemon.kill()
         self.daemon.wait()
         pid = owner(self.config.runtime("lock"))
-        if pid is not None:
+        # A benchmark may have owned the arm itself by now.
+        if pid is not None and pid != os.getpid():
             wait_gone(pid, self.log)
 
     def watch(self) -> RemoteArm:

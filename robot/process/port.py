@@ -52,16 +52,11 @@ class PortLock:
 
     def release(self) -> None:
         """Give the right back."""
-        if not self._file.closed:
-            self._file.truncate(0)
         self._file.close()
 
 
 def owner(path: Path) -> int | None:
-    """Return the id of the process that took the right to an arm's port and has not given it back.
-
-    One that was killed counts until another takes it.
-    """
+    """Return the id of the process that last took the right to an arm's port, if one has."""
     try:
         found = re.fullmatch(r"pid (\d+)\n", path.read_text(encoding="utf-8"))
     except FileNotFoundError:
