@@ -15,10 +15,9 @@ api = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HERE)
 @api.parametrize()
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_nothing_that_the_document_describes_is_a_server_error(case):
-    case.call_and_validate(
-        headers=HERE,
-        checks=[checks.not_a_server_error, checks.response_schema_conformance],
-    )
+    answer = case.call(headers=HERE)
+    assert answer.status_code < 500
+    case.validate_response(answer, checks=[checks.response_schema_conformance])
 
 
 def test_every_route_is_described():

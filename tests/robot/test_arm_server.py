@@ -463,7 +463,7 @@ class Gone:
     """A WebSocket whose other end is gone by the time that it is answered or hung up on."""
 
     def __init__(self, error, said):
-        self.error, self.said = error, said
+        self.error, self.said, self.failed = error, said, 0
 
     async def accept(self):
         pass
@@ -474,9 +474,11 @@ class Gone:
         return {"type": "websocket.receive", "bytes": self.said}
 
     async def send_bytes(self, data):
+        self.failed += 1
         raise self.error
 
     async def close(self, code):
+        self.failed += 1
         raise self.error
 
 
@@ -487,5 +489,6 @@ def test_whoever_is_gone_before_the_server_hangs_up_is_no_error(rig, monkeypatch
     desk = Desk(
         arm_id="arm01", process=rig.process, pictures=Pictures(), door=Door(None), clock=lambda: 0.0
     )
-    session = Session(desk, Asked.of({}, ""))
-    asyncio.run(asyncio.wait_for(arm_server._converse(Gone(error, said), session), 5.0))
+    session, gone = Session(desk, Asked.of({}, "")), Gone(error, said)
+    asyncio.run(asyncio.wait_for(arm_server._converse(gone, session), 5.0))
+    assert gone.failed == 1
