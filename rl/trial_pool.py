@@ -13,7 +13,7 @@ from pathlib import Path
 from envs.arm_env import ArmEnv
 from envs.homing import ArmStopped
 from policy_server.backends.residual import PREFIX
-from policy_server.policy import Policy
+from policy_server.policy import Policy, PolicySpec
 from rewarder.goal import parse_goal
 from rl.fleet import RETRY_S
 from rl.person import PersonJudge
@@ -137,8 +137,6 @@ def load(contender: Contender, arm: str | None = None) -> tuple[ArmEnv, Policy]:
     # torch and MuJoCo cost seconds, and whoever only hands out jobs has no use for them.
     import torch  # noqa: PLC0415
 
-    from envs.real_env import make_real_env  # noqa: PLC0415
-    from envs.twin_env import make_twin_env  # noqa: PLC0415
     from policy_server.backends.learned import LearnedPolicy  # noqa: PLC0415
     from rl.residual import composed  # noqa: PLC0415
 
@@ -146,22 +144,9 @@ def load(contender: Contender, arm: str | None = None) -> tuple[ArmEnv, Policy]:
     torch.set_num_threads(1)
     try:
         policy = LearnedPolicy.load(contender.policy, greedy=True)
-        actions, hz = policy.spec.action_space.removeprefix(PREFIX), policy.spec.hz
         recipe = Recipe.read(contender.policy)
         realtime = bool(arm or (recipe and recipe.settings["realtime"]))
-        goal = parse_goal(contender.goal)
-        if arm:
-            env = make_real_env(goal, arm_id=arm, actions=actions, hz=hz, scene="emulator")
-        else:
-            env = make_twin_env(
-                goal,
-                preset=contender.preset,
-                actions=actions,
-                hz=hz,
-                realtime=realtime,
-                variation=contender.variation,
-                perturbation=contender.perturbation,
-            )
+        env = _env_of(contender, policy.spec, arm=arm, realtime=realtime)
     except (OSError, ValueError) as error:
         raise BadRun(f"{contender.policy} cannot be played: {error}") from None
     if recipe:
@@ -179,6 +164,25 @@ def load(contender: Contender, arm: str | None = None) -> tuple[ArmEnv, Policy]:
             "check out the revision that trained it"
         )
     return env, policy
+
+
+def _env_of(contender: Contender, spec: PolicySpec, *, arm: str | None, realtime: bool) -> ArmEnv:
+    """Return the world of a contender whose policy has this spec."""
+    from envs.real_env import make_real_env  # noqa: PLC0415
+    from envs.twin_env import make_twin_env  # noqa: PLC0415
+
+    goal, actions = parse_goal(contender.goal), spec.action_space.removeprefix(PREFIX)
+    if arm:
+        return make_real_env(goal, arm_id=arm, actions=actions, hz=spec.hz, scene="emulator")
+    return make_twin_env(
+        goal,
+        preset=contender.preset,
+        actions=actions,
+        hz=spec.hz,
+        realtime=realtime,
+        variation=contender.variation,
+        perturbation=contender.perturbation,
+    )
 
 
 def _work(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 import yaml
 
 from ops.safety_checks.effort import say
+from rl.own_process import free_port
 from robot.arm_config import ROOT, ArmConfig
 from robot.client import RemoteArm
 from robot.doctor.links import own_headers
@@ -219,18 +219,11 @@ def own_config(arm_id: str, folder: Path, *, cameras: bool) -> ArmConfig:
     """Write the file of an arm of this rig, with a port of its own, and return what it says."""
     text = (ROOT / "conf" / "arm" / "arm01.yaml").read_text(encoding="utf-8")
     settings = yaml.safe_load(text.replace("arm01", arm_id))
-    settings["port_number"] = free_port()
+    settings["port_number"] = free_port("127.0.0.1")
     if not cameras:
         settings["cameras"] = {}
     (folder / f"{arm_id}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
     return ArmConfig.load(arm_id, folder=folder)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ops.serve_checks.server import Served, free_port
+from ops.serve_checks.server import LOOPBACK, Served
+from rl.own_process import free_port
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "peers"
 OPENPI, LEROBOT = "openpi", "LeRobot async"
@@ -70,7 +71,7 @@ def output(command: Sequence[str], *, timeout_s: float, cwd: Path | None = None)
 
 def openpi_server(folder: Path | None, takes: str) -> Served:
     """Start openpi's own server with a policy that takes `40+6`; raise `PeerMissing`."""
-    python, port = environment(folder), free_port()
+    python, port = environment(folder), free_port(LOOPBACK)
     output([str(python), str(SCRIPTS / "serve_openpi.py"), "check"], timeout_s=60.0)
     return Served([str(python), str(SCRIPTS / "serve_openpi.py"), str(port), takes], port)
 

@@ -20,6 +20,7 @@ from ops.serve_checks.policies import bench_policy
 from policy_server.host import Host
 from policy_server.policy import Policy
 from policy_server.service import create_app
+from rl.own_process import free_port
 from robot.http_server import listen, server_of
 from robot.wire import MAX_BYTES
 
@@ -53,12 +54,6 @@ def serving(
             thread.join(timeout=10.0)
 
 
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 class Served:
     """A server's process, ours or a peer's; it can be killed and started again on its port."""
 
@@ -81,7 +76,7 @@ class Served:
     @classmethod
     def ours(cls, policy: str) -> Self:
         """Start our server with a policy of the benchmark."""
-        port = free_port()
+        port = free_port(LOOPBACK)
         module = "ops.serve_checks.server"
         return cls([sys.executable, "-m", module, policy, LOOPBACK, str(port)], port)
 
