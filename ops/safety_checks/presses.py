@@ -1,23 +1,70 @@
-"""The ways in which a person stops an arm, with the programs behind them kept open."""
+"""S7 with real processes: the ways in which a person stops an arm, pressed one after the other."""
 
 import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 
-from ops.safety_checks.rig import RigArm, RigError, end
+from ops.safety_checks.driven import Tally, busy, driven, on_rig
+from ops.safety_checks.effort import Effort
+from ops.safety_checks.rig import RigArm, RigError, back_to_hold, end, until_mode
+from ops.safety_checks.row import MOST_EXAMPLES, Row, spread
 from robot.arm_config import ROOT
+from robot.process.arm_state import Mode
 from robot.teleop.takeover import KEYS_HELP
 
 type Press = Callable[[], object]
 
+STOP_S = 0.05
+PROMISE = "a press on stop reaches the arm with every core busy"
 NOT_PRESSED = "a gamepad's button and telnet's x"
 """Ways that nothing here presses."""
+
+
+def pressed_stops(effort: Effort) -> list[Row]:
+    """S7: press stop in several ways while a client drives and every core is busy."""
+    check = partial(_pressed, effort)
+    return on_rig(effort, 1, check, promise=("S7", PROMISE), meanwhile="stop is pressed")
+
+
+def _pressed(effort: Effort, arms: Sequence[RigArm]) -> list[Row]:
+    count = effort.count(quick=15, full=3_000)
+    arm, tally = arms[0], Tally()
+    with presses(arm, effort.folder / "rig") as ways, busy(effort, os.cpu_count() or 1):
+        names = list(ways)
+        for trial in effort.progress(range(count), "S7 presses"):
+            way = names[trial % len(names)]
+            back_to_hold(arm)
+            with driven(arm):
+                began = time.monotonic()
+                ways[way]()
+                seconds, gap = until_mode(arm.watch(), [Mode.STOP], since=began, limit_s=2.0)
+            arm.config.runtime("stop").unlink(missing_ok=True)
+            tally.times.append(seconds)
+            tally.gaps.append(gap)
+            if not seconds <= STOP_S:
+                tally.wrong.append(f"seed={effort.seed} {way} {trial}: {1e3 * seconds:.0f} ms")
+    row = Row(
+        id="S7",
+        promise=PROMISE,
+        asked="≤50 ms p99.9 on one machine",
+        measured=spread(tally.times),
+        trials=count,
+        full=2_995,
+        broken=len(tally.wrong),
+        how=f"{', '.join(names)} in turn while a client drives, one busy loop a core; from before "
+        f"the press to the first state that says STOP. Not timed: {NOT_PRESSED}.",
+        noise=f"looked every {spread(tally.gaps)}",
+        examples=tuple(tally.wrong[:MOST_EXAMPLES]),
+    )
+    return [row]
 
 
 @contextmanager

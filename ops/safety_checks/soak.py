@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, cast
 import httpx
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
+from ops.safety_checks.driven import driven
 from ops.safety_checks.effort import Effort, say
 from ops.safety_checks.rig import RigArm, RigError, back_to_hold, rig
 from ops.safety_checks.row import MOST_EXAMPLES, Row, not_measured
-from ops.safety_checks.wires import driven
 from robot.doctor.links import own_headers
 from robot.link import ArmUnavailable
 
