@@ -28,6 +28,7 @@ from ops.safety_checks.drivers import Wish, drive, swing
 from ops.safety_checks.rig import RigArm, RigError, rig
 from robot.arm import JOINTS, Joints
 from robot.arm_config import ArmConfig
+from robot.client import open_arm
 from robot.clock import WallClock
 from robot.guard import Guard
 from robot.limits import SafetyLimits
@@ -37,6 +38,7 @@ from robot.process.port import PortLock, resolve_port
 from robot.process.so101 import So101
 from robot.recording.take import Row as TakeRow
 from robot.recording.take import Take
+from robot.teleop.motions import home as go_home
 
 type Row = Mapping[str, object]
 type Cycle = Callable[[], None]
@@ -63,18 +65,22 @@ def cycle() -> list[Row]:
     Ours has in it: the reading, every fifth time with the servos' health; silence, health and
     following errors; the guarded step; the sending; a row as an episode keeps it, and in every
     second cycle a new goal and its check. The socket that goals come through and the sealing at an
-    episode's end are not in it.
+    episode's end are not in it. The guard looks closer where a bound is near: at rest all are.
     """
     _log_little()
+    return [*_cycle_at("the start pose", home=True), *_cycle_at("rest", home=False)]
+
+
+def _cycle_at(pose: str, *, home: bool) -> list[Row]:
     ours: list[list[float]] = []
     theirs: list[list[float]] = []
-    with TemporaryDirectory() as scratch, free_bus(Path(scratch)) as (config, start):
+    with TemporaryDirectory() as scratch, free_bus(Path(scratch), home=home) as (config, start):
         for _ in range(ROUNDS):
             with our_cycle(config, start) as one:
                 ours.append(timed(one))
             with their_cycle(config, start) as one:
                 theirs.append(timed(one))
-    return cycle_rows(np.array(ours), np.array(theirs))
+    return cycle_rows(np.array(ours), np.array(theirs), pose)
 
 
 def _log_little() -> None:
@@ -83,9 +89,12 @@ def _log_little() -> None:
 
 
 @contextmanager
-def free_bus(folder: Path) -> Generator[tuple[ArmConfig, Joints]]:
-    """Yield an emulated arm that nobody owns, and where it is."""
+def free_bus(folder: Path, *, home: bool) -> Generator[tuple[ArmConfig, Joints]]:
+    """Yield an emulated arm that nobody owns, and where it is: at rest, or at its start pose."""
     with rig(1, folder) as [arm]:
+        if home:
+            with closing(open_arm(arm.config, client=CLIENT, human=True)) as person:
+                go_home(person, arm.config, {"dataset": ""})
         start = arm.watch().state().joint_pos
         arm.forget_watcher()
         arm.end_daemon()
@@ -164,13 +173,13 @@ def timed(once: Cycle) -> list[float]:
     return times[WARM_UP:]
 
 
-def cycle_rows(ours: Times, theirs: Times) -> list[Row]:
+def cycle_rows(ours: Times, theirs: Times, pose: str) -> list[Row]:
     """Return figures of all cycles; a ratio is the median of the rounds' ratios."""
     mine, other = figures(ours), figures(theirs)
     rounds = [(figures(a), figures(b)) for a, b in zip(ours, theirs, strict=True)]
     return [
         {
-            "what": f"an arm's cycle, ms, {name}",
+            "what": f"an arm's cycle at {pose}, ms, {name}",
             "ours": round(mine[name], 2),
             "other": round(other[name], 2),
             "than": LEROBOT,

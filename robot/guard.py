@@ -16,6 +16,7 @@ from robot.volumes import Volumes
 PATH_POINTS = 9
 """Poses that are checked between the last command and the next, both included."""
 _TOLERANCE = 1e-12  # metres: the same pose computed twice is not worse than itself
+_ROUNDING = 1e-9  # metres: what is computed in another way may differ by
 _TRIES = 3
 _SAME_POSE = 10.0  # degrees
 _GRIPPER = JOINTS.index("gripper")
@@ -113,6 +114,8 @@ class Guard:
         self.limits = limits
         self.volumes = Volumes(limits)
         self._shares = np.linspace(0.0, 1.0, PATH_POINTS)[:, None]
+        # A pose and how far it is outside: what is near one that has room needs no closer look.
+        self._known = (np.zeros(6), np.full((1, 3), np.inf))
         self._servos = [
             _Servo(*bounds)
             for bounds in zip(
@@ -189,10 +192,12 @@ class Guard:
     ) -> tuple[Joints, list[GuardEvent], NDArray[np.float64]]:
         """Return the last pose of the straight way before anything gets worse, and what would.
 
-        The third is how far `last` is outside, shape (15, 3).
+        The third is how far `last` is outside, shape (15, 3), where anything stops the way.
         """
         stops: list[GuardEvent] = []
         found = np.empty(0)
+        if self._has_room(last, target):
+            return target, stops, found
         for _ in range(_TRIES):
             path = last + self._shares * (target - last)
             path[-1] = target
@@ -200,6 +205,7 @@ class Guard:
             allowed = np.maximum(found[:, :1], 0.0) + _TOLERANCE
             worse = found > allowed
             if not worse.any():
+                self._known = target, found[:, -1]
                 return target, stops, found[:, 0]
             first = int(worse.any((0, 2)).argmax())
             stops = stops or self._reasons(worse[:, first])
@@ -211,6 +217,12 @@ class Guard:
             if _stays_below(allowed, found[:, :first], bend=bend):
                 return target, stops, found[:, 0]
         return last, stops, found[:, 0]
+
+    def _has_room(self, last: Joints, target: Joints) -> bool:
+        """Return whether nothing can come near a bound between two poses, for all that is known."""
+        pose, found = self._known
+        change = np.maximum(np.abs(last - pose), np.abs(target - pose))
+        return bool((found + self.volumes.change(change) < -_ROUNDING).all())
 
     def _reasons(self, worse: NDArray[np.bool_]) -> list[GuardEvent]:
         """Return the bounds that are worse, shape (15, 3), each once."""

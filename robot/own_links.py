@@ -15,9 +15,10 @@ CLEARANCE: Final = 0.001
 """Metres that are to stay between two links, as between fingers and table."""
 FOLDING: Final = ("lower_arm", "wrist", "gripper")
 """The links that can reach the ones that carry them; the moving jaw counts as the gripper's."""
+CARRYING: Final = ("shoulder", "upper_arm")
 
+_CORNERS = 2.0 * np.array(list(np.ndindex(2, 2, 2))) - 1.0
 _BOXES = Path(__file__).with_name("link_boxes.npz")
-_CARRYING = ("shoulder", "upper_arm")
 
 
 class Box(NamedTuple):
@@ -55,7 +56,7 @@ class OwnLinks:
             for folding, group in enumerate(groups)
             for carrying, name in enumerate(names)
             if group in FOLDING
-            and name in _CARRYING
+            and name in CARRYING
             and boxes[folding].link > boxes[carrying].link + 1
         ]
         # By what folds, so that each of the three is one slice of the pairs.
@@ -68,6 +69,8 @@ class OwnLinks:
         self._frames = np.array([box.frame for box in boxes])[:, None]
         self._one, self._other = np.array(pairs).T
         self._halves = np.array([box.half for box in boxes])[:, None]
+        self.farthest = _farthest(boxes)
+        """How far from a moving link's origin its boxes reach, metres, shape (6,)."""
         around = np.linalg.norm(self._halves, axis=-1)
         self._near = around[self._one] + around[self._other]
 
@@ -98,6 +101,14 @@ class OwnLinks:
             _apart(axes, way, turn, half, other_half),
             _apart(other_axes.swapaxes(-1, -2), way, turn.swapaxes(-1, -2), other_half, half),
         )
+
+
+def _farthest(boxes: Sequence[Box]) -> Floats:
+    farthest = np.zeros(len(LINKS) - 1)
+    for box in boxes:
+        corners = box.frame[:3, 3] + (_CORNERS * box.half) @ box.frame[:3, :3].T
+        farthest[box.link] = max(farthest[box.link], np.linalg.norm(corners, axis=1).max())
+    return farthest
 
 
 def _apart(axes: Floats, way: Floats, turn: Floats, half: Floats, other_half: Floats) -> Floats:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from robot.arm import Joints, to_radians
 from robot.kinematics import LINKS, TOOL_SITE, forward, frames
 from robot.limits import SafetyLimits
-from robot.own_links import FOLDING, OwnLinks, link_boxes
+from robot.own_links import CARRYING, FOLDING, OwnLinks, link_boxes
 
 type Floats = NDArray[np.float64]
 type Bound = tuple[str, str]
@@ -51,7 +51,9 @@ class Volumes:
         self._corners = _padded([_corners(points, margin) for points, margin in shapes])
         self._own_links = OwnLinks(link_boxes())
         self._tool = np.append(TOOL_SITE, 1.0)
-        self._reach = _reach(self._corners)
+        farthest = np.linalg.norm(self._corners[:, :3], axis=1).max(1)
+        self._changes = _changes(farthest, self._own_links.farthest)
+        self._reach = self._changes[:_OWN_LINKS].max((0, 1))
         # A joint turns what is beyond it; two of them bend its way by the nearer one's reach.
         self._levers = self._reach - np.append(self._reach[1:], 0.0)
         self._radians = to_radians(np.ones(6)) - to_radians(np.zeros(6))
@@ -84,6 +86,10 @@ class Volumes:
         np.subtract(tool, self._tool_box.upper, out=found[13])
         found[_OWN_LINKS] = self._own_links.violations(links)
         return found
+
+    def change(self, change: Joints) -> Floats:
+        """Return how much `violations` can change at most, (15, 3), when joints do by `change`."""
+        return self._changes @ (np.abs(change) * self._radians)
 
     def bend(self, change: Joints) -> float:
         """Return how much any point's way may bend when joints move evenly by `change`, (6,).
@@ -137,13 +143,28 @@ def _corners(points: Floats, margin: float) -> Floats:
     return sides[ends, np.arange(3)]
 
 
-def _reach(corners: Floats) -> Floats:
-    """Return how far from each joint anything beyond it can be, metres, shape (6,)."""
+def _changes(farthest: Floats, own_farthest: Floats) -> Floats:
+    """Return how much each entry of `violations` changes per radian of each joint, (15, 3, 6).
+
+    At most, and in any pose: a point moves by no more than its distance from the joint, which is
+    no more than the way along the links between. `farthest` says how far a link's points are from
+    its own joint, shape (6,), `own_farthest` the same of the boxes that must not touch.
+    """
     origins = forward(np.zeros(6)).pos[1:]
-    steps = np.append(np.linalg.norm(np.diff(origins, axis=0), axis=1), 0.0)
-    farthest = np.linalg.norm(corners[:, :3], axis=1).max(1)
-    farthest[_GRIPPER] = max(farthest[_GRIPPER], np.linalg.norm(TOOL_SITE))
-    reach = farthest.copy()
-    for joint in range(len(reach) - 2, -1, -1):
-        reach[joint] = max(farthest[joint], steps[joint] + reach[joint + 1])
-    return reach
+    steps = np.linalg.norm(np.diff(origins, axis=0), axis=1)
+    along = np.append(0.0, np.cumsum(steps))
+    away = np.abs(along[:, None] - along)  # (link, joint)
+    changes = np.zeros((_ROWS, 3, len(MOVING_LINKS)))
+    links = np.tril(farthest[:, None] + away)
+    changes[:6] = changes[6:12] = links[:, None]
+    changes[12:14] = np.tril(np.linalg.norm(TOOL_SITE) + away)[_GRIPPER]
+    # The first joint's axis is upright.
+    changes[:_OWN_LINKS, 2, 0] = 0.0
+    # Seen from either of two links, the other turns about the joints between.
+    own = own_farthest[:, None] + away
+    back = own[: len(CARRYING)].max(0)
+    for axis, link in enumerate(FOLDING):
+        first = MOVING_LINKS.index(link)
+        last = len(MOVING_LINKS) if first == _GRIPPER else first + 1
+        changes[_OWN_LINKS, axis, 1:last] = np.maximum(back, own[first:last].max(0))[1:last]
+    return changes

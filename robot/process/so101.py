@@ -39,6 +39,8 @@ FASTEST, SLACK = 500.0, 8.0
 """Degrees a second that no joint exceeds, and degrees that it may differ besides."""
 _POSITION, _STATE = (56, 2), (40, 31)  # address and length of what is read
 _EEPROM, _TORQUE, _MAX_ACCELERATION = (0, 40), (40, 1), (85, 1)
+_FRAME: Final = 6
+"""Bytes of a reply besides what was asked for."""
 _IDS = tuple(range(1, len(JOINTS) + 1))
 _MODEL: Final = 777
 _GRIPPER = JOINTS.index("gripper")
@@ -75,6 +77,7 @@ class So101:
         self._count = 0
         self._robot: Any = None  # kept, since its destructor closes the port
         self._bus: Any = None
+        self._early = b""  # what came and was not looked at yet
         self._reopen_at, self._patience_s = -np.inf, PATIENT_S
         self._lock = PortLock(lock)
         try:
@@ -139,13 +142,16 @@ class So101:
         try:
             # What came too late for the question before this is no answer to this one.
             port.ser.reset_input_buffer()
+            self._early = b""
             port.is_using = False
             result = packets.syncReadTx(port, address, length, list(_IDS), len(_IDS))
+            # All replies in one read: the SDK asks for each in two.
+            self._early = port.ser.read(len(_IDS) * (length + _FRAME))
             for index, servo_id in enumerate(_IDS):
                 status: list[int] = []
                 while result == 0 and status[2:3] != [servo_id]:
                     status, result = packets.rxPacket(port)
-                if result != 0 or len(status) != length + 6:
+                if result != 0 or len(status) != length + _FRAME:
                     raise LostReply(_loss(index, damaged=bool(status)))
                 errors[index] = status[4]
                 replies[index] = status[5:-1]
@@ -256,6 +262,12 @@ class So101:
         port.ser.timeout = REPLY_S / 8
         # LeRobot's own timeouts follow the wall clock, which may be set.
         port.getCurrentTime = lambda: 1e3 * time.monotonic()
+
+        def read(length: int) -> bytes:
+            taken, self._early = self._early[:length], self._early[length:]
+            return taken if len(taken) == length else taken + port.ser.read(length - len(taken))
+
+        port.readPort = read
 
         def set_timeout(length: int) -> None:
             port.packet_start_time = port.getCurrentTime()

@@ -14,7 +14,7 @@ from tests.robot.arm_rig import make_process, served
 def test_a_ratio_is_the_median_of_the_rounds():
     theirs = np.full((3, 100), 0.002)
     ours = theirs * [[1.0], [1.1], [9.0]]
-    p50, mean, p99 = cycle_rows(ours, theirs)
+    p50, mean, p99 = cycle_rows(ours, theirs, "rest")
     assert (p50["ours"], p50["other"], p50["ratio"]) == (2.2, 2.0, 1.1)
     assert (mean["ours"], mean["ratio"]) == (7.4, 1.1)
     assert (p99["ours"], p99["cycles"]) == (18.0, 300)
@@ -23,7 +23,7 @@ def test_a_ratio_is_the_median_of_the_rounds():
 def test_a_rare_long_cycle_is_in_the_p99_alone():
     ours = np.full((1, 100), 0.002)
     ours[0, :2] = 0.010
-    p50, _, p99 = cycle_rows(ours, np.full((1, 100), 0.002))
+    p50, _, p99 = cycle_rows(ours, np.full((1, 100), 0.002), "rest")
     assert (p50["ratio"], p99["ratio"]) == (1.0, 5.0)
 
 

@@ -202,6 +202,25 @@ def test_from_any_pose_range_and_speed_hold_and_nothing_gets_worse(last, proposa
         assert worse[[8, 12, 13]].max() <= 1e-3
 
 
+@pytest.mark.parametrize("size", [0.5, 3.0, 20.0])
+def test_what_the_guard_remembers_changes_no_command(size):
+    one, forgetful, rng, remembered = Guard(LIMITS), Guard(LIMITS), np.random.default_rng(3), 0
+    nothing = forgetful._known
+    last = goal = np.array([0.0, -40.0, 30.0, 60.0, 90.0, 30.0])
+    for step in range(1500):
+        if step % 25 == 0:
+            goal = last + size * rng.uniform(-10, 10, 6)
+        wanted = last + np.clip(goal - last, -size, size)
+        ours = one.check(wanted, last=last, measured=last, dt=0.05)
+        forgetful._known = nothing
+        fresh = forgetful.check(wanted, last=last, measured=last, dt=0.05)
+        assert np.array_equal(ours.joint_target, fresh.joint_target)
+        assert ours.events == fresh.events
+        remembered += one._has_room(last, ours.joint_target)
+        last = ours.joint_target
+    assert remembered > 0
+
+
 @settings(max_examples=100, deadline=None)
 @given(last=poses(), proposal=poses())
 # Here the shortened way rises over its start between two points of the whole way.

@@ -29,6 +29,17 @@ def test_a_way_bulges_no_further_than_its_bend_allows(start, change):
     assert (found <= straight + bulge + 1e-9).all()
 
 
+@settings(max_examples=300, deadline=None)
+@given(start=poses, change=units, size=st.sampled_from([0.1, 1.0, 20.0]))
+def test_nothing_comes_nearer_to_a_bound_than_it_is_said_to(start, change, size):
+    one, other = VOLUMES.violations(np.array([start, start + size * change])).transpose(1, 0, 2)
+    # A link that is beyond what can touch counts as far as the spheres around it, not its boxes.
+    nearer = np.maximum(other[:14] - one[:14], 0.0)
+    assert (nearer <= VOLUMES.change(size * change)[:14] + 1e-9).all()
+    own = np.maximum(one[14] + VOLUMES.change(size * change)[14], 0.0)
+    assert (other[14] <= own + 1e-9).all()
+
+
 @settings(max_examples=100, deadline=None)
 @given(start=poses, change=st.floats(-100, 100))
 def test_a_jaw_that_is_said_to_be_free_touches_nothing(start, change):
