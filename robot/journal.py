@@ -14,7 +14,18 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from robot.sealed import Damaged, make_folder, pack, read_limited, seal, sweep, unpack
+from robot.sealed import (
+    Damaged,
+    Values,
+    make_folder,
+    pack,
+    read_limited,
+    seal,
+    seal_written,
+    sweep,
+    unpack,
+    write_arrays,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -111,9 +122,13 @@ class Journal:
 
     def seal(self, episode: Episode) -> Path:
         """Write an episode durably and return its path; raise `DiskFull` where it does not fit."""
-        name = f"{episode.info.episode}.npz"
-        self._put(name, episode_bytes(episode))
-        return self._episodes / name
+        path = self._episodes / f"{episode.info.episode}.npz"
+        if path.exists():
+            self._put(path.name, episode_bytes(episode))
+        else:
+            arrays = _arrays(episode)
+            seal_written(path, lambda file: write_arrays(file, arrays))
+        return path
 
     def accept(self, name: str, data: bytes) -> bool:
         """Seal an episode that another process sealed, by its file name; False if it is here.
@@ -162,8 +177,13 @@ def read_episode(path: Path) -> Episode:
 
 def episode_bytes(episode: Episode) -> bytes:
     """Return what is sealed of an episode; the same episode gives the same bytes."""
+    return pack(_arrays(episode))
+
+
+def _arrays(episode: Episode) -> dict[str, Values]:
+    """Return an episode as the arrays of its file; raise `ValueError` where it is none."""
     check(episode)
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: dict[str, Values] = {
         "version": np.array(VERSION),
         "info": _json(asdict(episode.info)),
         "first_step": np.array(episode.first_step),
@@ -172,9 +192,9 @@ def episode_bytes(episode: Episode) -> bytes:
     arrays |= {name: getattr(episode, name) for name in DTYPES}
     arrays |= {f"state.{name}": values for name, values in episode.state.items()}
     for camera, pictures in episode.frames.items():
-        arrays[f"frames.{camera}"] = np.frombuffer(b"".join(pictures), np.uint8)
+        arrays[f"frames.{camera}"] = pictures
         arrays[f"ends.{camera}"] = np.cumsum([len(picture) for picture in pictures], dtype=np.int64)
-    return pack(arrays)
+    return arrays
 
 
 def episode_from(data: bytes) -> Episode:

@@ -8,7 +8,7 @@ import secrets
 import sys
 import tokenize
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,9 @@ from numpy.lib import format as numpy_format
 from numpy.typing import NDArray
 
 npy: Any = numpy_format  # untyped in numpy's stubs
+
+type Values = NDArray[Any] | Sequence[bytes]
+type Write = Callable[[IO[bytes]], object]
 
 MAX_FILE_BYTES = 512 * 2**20
 """Larger files are not read: an episode is about one megabyte."""
@@ -32,16 +35,18 @@ class DiskFull(OSError):
 
 def seal(path: Path, data: bytes) -> None:
     """Put `data` at `path` durably: after a crash or power cut the file is whole or absent."""
+    seal_written(path, lambda file: file.write(data))
+
+
+def seal_written(path: Path, write: Write) -> None:
+    """Put what `write` writes at `path`, as durably as `seal`."""
     try:
-        _write_then_rename(path, data)
+        _write_then_rename(path, write)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiskFull(
-            error.errno,
-            f"no room for {len(data)} bytes; nothing was written, free some space and go on",
-            str(path),
-        ) from error
+        sentence = "no room for it; nothing was written, free some space and go on"
+        raise DiskFull(error.errno, sentence, str(path)) from error
 
 
 def make_folder(path: Path) -> None:
@@ -58,12 +63,23 @@ def sweep(folder: Path) -> list[Path]:
     return [path for path in folder.glob(".*.tmp") if _removed_if_dead(path)]
 
 
-def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def pack(arrays: Mapping[str, Values]) -> bytes:
     """Return arrays as an uncompressed `.npz`; the same arrays give the same bytes."""
     file = io.BytesIO()
-    rows = {name: np.asarray(values, order="C") for name, values in arrays.items()}
-    np.savez(file, allow_pickle=False, **rows)  # pyright: ignore[reportArgumentType]
+    write_arrays(file, arrays)
     return file.getvalue()
+
+
+def write_arrays(file: IO[bytes], arrays: Mapping[str, Values]) -> None:
+    """Write arrays as `pack` does; what comes as pieces becomes one array of their bytes.
+
+    Pieces are written one by one: to copy a minute of video at once would keep every other thread
+    from running for as long as an arm lets its driver be silent.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _write_array(member, values)
 
 
 def unpack(data: bytes) -> dict[str, NDArray[Any]]:
@@ -122,11 +138,21 @@ def _array(data: bytes) -> NDArray[Any]:
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
 
 
-def _write_then_rename(path: Path, data: bytes) -> None:
+def _write_array(member: IO[bytes], values: Values) -> None:
+    if isinstance(values, np.ndarray):
+        npy.write_array(member, np.asarray(values, order="C"), allow_pickle=False)
+        return
+    shape = (sum(len(piece) for piece in values),)
+    npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    for piece in values:
+        member.write(piece)
+
+
+def _write_then_rename(path: Path, write: Write) -> None:
     temporary, file = _open_temporary(path)
     try:
         with file:
-            file.write(data)
+            write(file)
             file.flush()
             _flush(file.fileno())
             # Renamed while the lock is held, so that no sweep takes the file away in between.

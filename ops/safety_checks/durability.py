@@ -4,7 +4,7 @@ import itertools
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -19,7 +19,6 @@ from ops.safety_checks.victims import (
     promised_episode,
     sealer,
 )
-from robot import sealed
 from robot.journal import Journal, episode_bytes, read_episode
 from robot.sealed import Damaged
 
@@ -108,11 +107,11 @@ class Promised:
 type Happening = Flushed | Renamed | FolderFlushed | Promised
 
 
-def cut_power(effort: Effort, seal: Callable[[Path, bytes], None] | None = None) -> list[Row]:
+def cut_power(effort: Effort) -> list[Row]:
     """R2: replay every prefix of what sealing asked of the disk, with all that may be lost."""
     episodes = effort.count(quick=10, full=100)
     folder = effort.folder / "logged"
-    happenings = logged(folder, episodes, seal or sealed.seal)
+    happenings = logged(folder, episodes)
     lost: list[str] = []
     states = 0
     prefixes = range(len(happenings) + 1)
@@ -144,7 +143,7 @@ def cut_power(effort: Effort, seal: Callable[[Path, bytes], None] | None = None)
     return [row]
 
 
-def logged(folder: Path, episodes: int, seal: Callable[[Path, bytes], None]) -> list[Happening]:
+def logged(folder: Path, episodes: int) -> list[Happening]:
     """Return what sealing some episodes asked of the disk, in order."""
     journal = Journal(folder)
     found: list[Happening] = []
@@ -161,11 +160,7 @@ def logged(folder: Path, episodes: int, seal: Callable[[Path, bytes], None]) -> 
         found.append(Renamed(path, target, content))
         return done
 
-    with (
-        patch.object(os, "fsync", log_fsync),
-        patch.object(Path, "replace", log_rename),
-        patch("robot.journal.seal", seal),
-    ):
+    with patch.object(os, "fsync", log_fsync), patch.object(Path, "replace", log_rename):
         for number in range(episodes):
             name = f"{number:06d}-00000000"
             journal.seal(made_up_episode(name))

@@ -1,5 +1,6 @@
 import datetime as dt
 import errno
+import io
 import os
 import random
 import re
@@ -23,7 +24,7 @@ from robot.journal import (
     journal_folder,
     read_episode,
 )
-from robot.sealed import Damaged, DiskFull
+from robot.sealed import Damaged, DiskFull, pack
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "000007-0a1b2c3d"
@@ -298,3 +299,11 @@ def test_an_episode_is_whole_or_absent_wherever_its_writer_dies(tmp_path, dies_a
     journal = Journal(tmp_path / "journal")
     assert [read_episode(path).steps for path in journal.episodes()] == [5] * survives
     assert len(list((journal.folder / "episodes").iterdir())) == survives
+
+
+def test_a_file_is_an_npz_as_numpy_writes_it_whether_in_pieces_or_not():
+    numbers, file = np.arange(6.0).reshape(2, 3).T, io.BytesIO()
+    np.savez(
+        file, numbers=np.ascontiguousarray(numbers), pieces=np.frombuffer(b"abcdefg", np.uint8)
+    )
+    assert pack({"numbers": numbers, "pieces": [b"abc", b"", b"defg"]}) == file.getvalue()
