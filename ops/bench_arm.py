@@ -215,7 +215,7 @@ def _let_drive(arm: RigArm) -> None:
     ours, theirs = Pipe(duplex=False)
     wish = Wish(url=arm.config.url, client=CLIENT, amplitude=AMPLITUDE)
     threading.Thread(target=drive, args=(theirs, wish), daemon=True).start()
-    if not ours.poll(READY_S):
+    if not ours.poll(READY_S) or ours.recv() != "ready":
         raise RigError(f"{arm.arm_id} was not driven within {READY_S:g} s")
 
 

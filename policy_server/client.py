@@ -40,6 +40,7 @@ class RemotePolicy:
         url: str,
         arm: PolicySpec,
         *,
+        name: str = "",
         token: str | None = None,
         rtc: bool = True,
         threshold: float = 0.5,
@@ -56,13 +57,15 @@ class RemotePolicy:
         """Connect for an arm whose environment offers `arm`; raise `PolicyUnavailable`.
 
         Raise `SpecMismatch` where policy and arm do not fit. conf/policy/remote.yaml says what the
-        settings do; `jpeg` is the link's. With `waits` no step passes while an answer is on its
-        way, as suits an arm whose time stands still meanwhile: every chunk is one step late, and
-        one of a single row is not late at all.
+        settings do; `jpeg` is the link's, and `name` what the server calls this arm. With `waits`
+        no step passes while an answer is on its way, as suits an arm whose time stands still
+        meanwhile: every chunk is one step late, and one of a single row is not late at all.
         """
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"threshold={threshold}; expected above 0, at most 1")
-        self._link = PolicyLink(url, token=token, timeout_s=timeout_s, jpeg=jpeg, delay_s=delay_s)
+        self._link = PolicyLink(
+            url, name=name, token=token, timeout_s=timeout_s, jpeg=jpeg, delay_s=delay_s
+        )
         self._cameras = _agreed(self._link, arm, rename)
         self.spec = replace(self._link.spec, images=tuple(self._cameras.values()))
         self._rtc, self._threshold = rtc, threshold
@@ -123,6 +126,7 @@ class RemotePolicy:
         )
 
     def _ask(self, request: PolicyRequest, step: int) -> None:
+        left = self._queue.remaining(step)
         rows = self._queue.rows(step)[: self.spec.horizon]
         delay = min(self._delay.steps, len(rows))
         asked = request
@@ -142,6 +146,8 @@ class RemotePolicy:
                 cameras=self._cameras,
                 # The fewer rows are left the more urgent; half a chunk is of use even when late.
                 slack_s=(len(rows) + self._horizon / 2) / self.spec.hz if step else None,
+                rows_left=left,
+                underflows=self.streaming.underflows,
             )
         )
 

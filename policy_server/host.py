@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import prometheus_client as prometheus
 import structlog
 
+from policy_server.live_queues import LiveQueues
 from policy_server.load import Refused, load_policy
 from policy_server.policy import Policy, PolicyRequest, PolicySpec, PolicyUnavailable
 from policy_server.scheduler import GATHER_S, MAX_BATCH, Answer, NotAnswered, Scheduler
@@ -72,6 +73,7 @@ class Host:
         self.refused: list[Refused] = []
         """The policies of the list that could not be had, and why."""
         self.metrics = Metrics()
+        self.queues = LiveQueues()
 
     @property
     def state(self) -> str:

@@ -46,6 +46,10 @@ class Inquiry:
     """The arm's camera for each of the policy's."""
     slack_s: float | None = None
     """Within which an answer is of use; None for no hurry."""
+    rows_left: int = 0
+    """Rows that the arm has yet."""
+    underflows: int = 0
+    """Times that the rows have run out in this episode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,6 +91,7 @@ class PolicyLink:
         self,
         url: str,
         *,
+        name: str = "",
         token: str | None = None,
         timeout_s: float = 2.0,
         jpeg: bool | None = None,
@@ -95,9 +100,10 @@ class PolicyLink:
         """Connect to `ws://host:port`; raise `PolicyUnavailable` where no policy answers there.
 
         An answer is waited for `timeout_s`, and kept back for `delay_s` as on a longer way. `jpeg`
-        None: pictures are compressed for other machines only.
+        None: pictures are compressed for other machines only. `name` is what the server calls us.
         """
         self.url = f"ws{url.removeprefix('ws').removeprefix('http')}".rstrip("/")
+        self._name = name
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout_s, self._delay_s = timeout_s, delay_s
         host = self.url.partition("://")[2].rpartition(":")[0]
@@ -271,7 +277,11 @@ class PolicyLink:
             "seq": self._seq,
             "step0": inquiry.step,
             "observed_at": request.observed_at,
+            "rows_left": inquiry.rows_left,
+            "underflows": inquiry.underflows,
         }
+        if self._name:
+            own["session"] = self._name
         if inquiry.slack_s is not None:
             own["slack_ms"] = 1e3 * inquiry.slack_s
         if request.committed:

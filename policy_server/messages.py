@@ -1,8 +1,8 @@
 """Observations and chunks as messages: openpi's dictionaries, and one reserved part of our own.
 
 A request names pictures, state and sentence as any openpi client does; `_rt` may add `seq`,
-`session`, `step0`, `observed_at`, `slack_ms`, `inference_delay`, `prefix` and `reset`. A reply has
-`actions`, and `seq`, `step0` and `observed_at` again.
+`session`, `step0`, `observed_at`, `slack_ms`, `rows_left`, `underflows`, `inference_delay`,
+`prefix` and `reset`. A reply has `actions`, and `seq`, `step0` and `observed_at` again.
 """
 
 import math
@@ -50,6 +50,10 @@ class Question:
     step0: int
     """The client's step at which the observation was made."""
     slack_s: float
+    rows_left: int | None
+    """Rows that the client had yet, where it says so."""
+    underflows: int
+    """How often they have run out in this episode."""
     cameras: Mapping[str, str]
     """The client's camera for each of the policy's."""
 
@@ -90,6 +94,8 @@ def question(message: Mapping[str, object], spec: PolicySpec, *, now: float) -> 
         session=_session(own),
         step0=_count(own, "step0"),
         slack_s=_slack(own),
+        rows_left=_count(own, "rows_left") if "rows_left" in own else None,
+        underflows=_count(own, "underflows"),
         cameras=cameras,
     )
 

@@ -100,6 +100,7 @@ def health_of(host: Host) -> dict[str, object]:
             "warnings": list(serving.warnings),
             "spec": asdict(serving.spec),
             "waiting": serving.scheduler.waiting,
+            "arms": host.queues.figures(time.monotonic()),
         }
     return said
 
@@ -187,6 +188,11 @@ class _Conversation:
         finally:
             self._host.metrics.sessions.dec()
             serving.scheduler.forget(self._session)
+            self._host.queues.forget(self._name)
+
+    @property
+    def _name(self) -> str:
+        return self._named or self._session[:8]
 
     async def _hear(self) -> bool:
         """Take one message; return whether the conversation goes on."""
@@ -204,6 +210,7 @@ class _Conversation:
                 return True
             asked = await self._question(message, has_jpeg=_JPEG in event["bytes"])
             self._check_order(asked)
+            self._note_rows(asked)
             future = self._host.submit(self._session, asked.request, slack_s=asked.slack_s)
         except (WireError, BadRequest) as error:
             return await self._refuse("invalid", str(error), seq)
@@ -224,6 +231,15 @@ class _Conversation:
                 last = f"seq {self._last_seq} was here already"
                 raise NotAnswered("old_seq", f"seq {asked.seq} is old: {last}")
             self._last_seq = asked.seq
+
+    def _note_rows(self, asked: Question) -> None:
+        if asked.rows_left is not None:
+            self._host.queues.note(
+                self._name,
+                rows_left=asked.rows_left,
+                underflows=asked.underflows,
+                now=time.monotonic(),
+            )
 
     async def _question(self, message: Mapping[str, object], *, has_jpeg: bool) -> Question:
         spec, now = self._host.serving.spec, time.monotonic()

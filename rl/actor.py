@@ -65,7 +65,7 @@ class Worker:
         seed: int,
         git_revision: str,
         config: Mapping[str, object],
-        make_policy: Callable[[PolicySpec], Policy] | None = None,
+        make_policy: Callable[[PolicySpec, str], Policy] | None = None,
         greedy_every: int = 8,
         hard_share: float = 0.0,
         lift: Path | None = None,
@@ -74,7 +74,8 @@ class Worker:
         """Take an arm; one in `greedy_every` episodes does not explore, for the success curve.
 
         Of the others, `hard_share` begin with a layout on which the arm failed lately.
-        `make_policy` makes what acts from what the arm offers; None acts by the learner's newest.
+        `make_policy` makes what acts from what the arm offers, and its name; None acts by the
+        learner's newest.
         With the policy in the folder `lift` the arm itself puts the thing back between episodes.
         `stop()` is asked at every step whether to end the episode at once.
         """
@@ -91,7 +92,7 @@ class Worker:
             self._env.scene = put_back(self._env, lift)
         self._random = RandomPolicy(self._env.policy_spec, seed=training_seed(seed, self._key, 0))
         self._loaded: tuple[int, dict[bool, Policy]] = (-1, {})
-        self._given = make_policy(self._env.offers) if make_policy else None
+        self._given = make_policy(self._env.offers, arm) if make_policy else None
 
     def run_episode(self, snapshot: Snapshot | None) -> Finished:
         """Practise once and seal the episode; act at random while there is no policy.

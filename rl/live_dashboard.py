@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import httpx
 from fastapi import FastAPI, Request, Response
@@ -36,7 +36,8 @@ PAGE = Path(__file__).with_name("live_page")
 FILES = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*.*")}
 PERIOD_S = 0.1
 MAX_BODY = 4096
-LINKS = ("REWARDER_URL", "POLICY_SERVER_URL", "LEARNER_URL")
+LINKS = ("REWARDER", "POLICY_SERVER", "LEARNER")
+"""Services whose address and token are in variables of these names, `_URL` and `_TOKEN`."""
 WORDS = {
     "port": "18100",
     "arms": "arm01,arm02,arm03,arm04",
@@ -46,7 +47,14 @@ WORDS = {
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-def create_app(arms: LinkedArms, run: LiveRun, links: Mapping[str, str]) -> FastAPI:
+class Service(NamedTuple):
+    """Where a service is, and what it takes to look at it."""
+
+    url: str
+    token: str | None = None
+
+
+def create_app(arms: LinkedArms, run: LiveRun, links: Mapping[str, Service]) -> FastAPI:
     """Return the dashboard of some arms and the newest run; `links` are services by name."""
     app = FastAPI(title="dashboard", docs_url=None, redoc_url=None, openapi_url=None)
     _add_page(app)
@@ -115,11 +123,11 @@ def _add_orders(app: FastAPI, arms: LinkedArms) -> None:
         return JSONResponse(_said(said), said.status)
 
 
-def _add_run(app: FastAPI, run: LiveRun, links: Mapping[str, str]) -> None:
+def _add_run(app: FastAPI, run: LiveRun, links: Mapping[str, Service]) -> None:
     @app.get("/run")
     async def newest() -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
         summary = await asyncio.to_thread(run.summary)
-        states = await asyncio.gather(*(_link(url) for url in links.values()))
+        states = await asyncio.gather(*(_link(service) for service in links.values()))
         return {
             "run": summary,
             "disk": run.disk(),
@@ -143,15 +151,31 @@ async def _stream(arms: LinkedArms) -> AsyncIterator[str]:
         await asyncio.sleep(PERIOD_S)
 
 
-async def _link(url: str) -> Mapping[str, object]:
+async def _link(service: Service) -> Mapping[str, object]:
+    headers = {"Authorization": f"Bearer {service.token}"} if service.token else {}
     started = asyncio.get_running_loop().time()
     try:
         async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
-            reply = await client.get(f"{url.rstrip('/')}/health")
+            reply = await client.get(f"{_http(service.url)}/health", headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL):
-        return {"ok": False, "ms": None}
+        return {"ok": False, "ms": None, "arms": {}}
     elapsed = asyncio.get_running_loop().time() - started
-    return {"ok": reply.status_code < 400, "ms": round(1000 * elapsed)}
+    ok = reply.status_code < 400
+    return {"ok": ok, "ms": round(1000 * elapsed), "arms": _queues(reply) if ok else {}}
+
+
+def _http(url: str) -> str:
+    """Return an address of a service that may be known by its WebSocket."""
+    return f"http{url.removeprefix('ws').removeprefix('http')}".rstrip("/")
+
+
+def _queues(reply: httpx.Response) -> object:
+    """Return the rows that arms have left, where a policy server says so."""
+    try:
+        said: object = reply.json()
+    except ValueError:
+        said = None
+    return cast("Mapping[str, object]", said).get("arms", {}) if isinstance(said, dict) else {}
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
@@ -193,7 +217,11 @@ def main(argv: Sequence[str]) -> int:
         found = addresses(arm_ids, Path(words["folder"]))
         # To look with; a reset takes the token that a person types.
         token = own_token()
-        links = {name: os.environ[name] for name in LINKS if os.environ.get(name)}
+        links = {
+            name: Service(os.environ[f"{name}_URL"], os.environ.get(f"{name}_TOKEN") or None)
+            for name in LINKS
+            if os.environ.get(f"{name}_URL")
+        }
         listening = listen("127.0.0.1", port, guarded=False, remedy=", or port=18099")
     except (UsageError, ConfigError, TokenError) as error:
         sys.stderr.write(f"{error}\n")

@@ -121,7 +121,7 @@ def base_name(policy: DictConfig, task: str) -> str:
     return base
 
 
-def policy_maker(cfg: DictConfig) -> Callable[[PolicySpec], Policy] | None:
+def policy_maker(cfg: DictConfig) -> Callable[[PolicySpec, str], Policy] | None:
     """Return what connects an arm to its policy server; None for a run's own policy."""
     if not is_remote(cfg):
         return None
@@ -129,9 +129,9 @@ def policy_maker(cfg: DictConfig) -> Callable[[PolicySpec], Policy] | None:
     return partial(_connected, settings)
 
 
-def _connected(settings: object, arm: PolicySpec) -> Policy:
+def _connected(settings: object, arm: PolicySpec, name: str) -> Policy:
     try:
-        return instantiate(settings, _convert_="all")(arm=arm, token=_token())
+        return instantiate(settings, _convert_="all")(arm=arm, name=name, token=_token())
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, PolicyUnavailable | SpecMismatch):

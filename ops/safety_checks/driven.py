@@ -54,11 +54,13 @@ def driven(arm: RigArm, url: str | None = None) -> Generator[ForkServerProcess]:
     process.start()
     theirs.close()
     try:
-        if not ours.poll(30.0) or ours.recv() != "ready":
+        if not ours.poll(30.0):
             raise RigError("a driving client did not get ready within 30 s")
+        if (answer := ours.recv()) != "ready":
+            raise RigError(f"a driving client was refused: {answer}")
         yield process
     except EOFError:
-        raise RigError("a driving client died: its arm refused it") from None
+        raise RigError("a driving client died") from None
     finally:
         if process.pid is not None:
             process.kill()

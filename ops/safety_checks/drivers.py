@@ -27,12 +27,16 @@ class Wish(NamedTuple):
 
 
 def drive(said: Connection, wish: Wish) -> None:
-    """Drive back and forth at 20 Hz until the link is lost; say `ready` once the arm does so."""
-    with suppress(ArmUnavailable):
+    """Drive back and forth at 20 Hz until the link is lost; say `ready` once, or why not."""
+    try:
         arm = RemoteArm(wish.url, client=wish.client, token=own_token(), timeout_s=10.0)
         arm.latch()
         start = arm.observe(frames=False).joint_target
-        said.send("ready")
+    except ArmUnavailable as error:
+        said.send(str(error))
+        return
+    said.send("ready")
+    with suppress(ArmUnavailable):
         while True:
             began = time.monotonic()
             observation = arm.observe(frames=False)

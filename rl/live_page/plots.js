@@ -80,6 +80,18 @@ function successOptions(width, height) {
   };
 }
 
+function liveQueueOptions(width, height) {
+  return {
+    width,
+    height,
+    legend: { show: false },
+    cursor: { show: false },
+    scales: { x: { time: false, range: [-60, 0] }, y: { range: (u, low, high) => [0, Math.max(1, high || 0)] } },
+    axes: [axis({ values: (u, all) => all.map((v) => `${v} s`), size: 26 }), axis({ size: 46, space: 24 })],
+    series: [{}, { stroke: () => colour("--blue"), width: 1.6, points: { show: true, size: 4 } }],
+  };
+}
+
 function queueOptions(width, height) {
   return {
     width,

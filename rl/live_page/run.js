@@ -1,7 +1,8 @@
 // Learning: success of the newest run, and what its reward model said of the last judged episode.
 "use strict";
 
-const NAMES = { REWARDER_URL: "rewarder", POLICY_SERVER_URL: "policy server", LEARNER_URL: "learner" };
+const NAMES = { REWARDER: "rewarder", POLICY_SERVER: "policy server", LEARNER: "learner" };
+const queues = new Map();
 const reward = { episode: null, plot: null, index: 0, playing: true, judged: null, screens: [] };
 let successPlot = null;
 
@@ -68,7 +69,35 @@ function showReward(judged) {
   showMoment();
 }
 
-// Rows ahead of the arm, where a policy server sends them.
+// Rows that each arm had left whenever it asked the policy server for more, in the last minute.
+function showQueues(link) {
+  const arms = (link && link.arms) || {};
+  document.getElementById("policy").hidden = Object.keys(arms).length === 0;
+  for (const [arm, queue] of Object.entries(arms)) {
+    if (!queues.has(arm)) queues.set(arm, makeQueue(arm));
+    const { line, plot } = queues.get(arm);
+    const now = queue.rows_left.length ? `${queue.rows_left[queue.rows_left.length - 1]} rows left when it last asked` : "asked for nothing in the last minute";
+    line.textContent = `${arm}: ${now}; ran out ${queue.underflows} times`;
+    line.classList.toggle("alarm", queue.rows_left[queue.rows_left.length - 1] === 0);
+    plot.setData([queue.ages_s.map((age) => -age), queue.rows_left]);
+  }
+  for (const [arm, { line, box, plot }] of queues) {
+    if (arm in arms) continue;
+    dropPlot(plot);
+    line.remove();
+    box.remove();
+    queues.delete(arm);
+  }
+}
+
+function makeQueue(arm) {
+  const line = element("p", { className: "soft" });
+  const box = element("div", { className: "plot live-queue" });
+  document.getElementById("queues").append(line, box);
+  return { line, box, plot: makePlot(box, liveQueueOptions, [[], []]) };
+}
+
+// Rows ahead of the arm at each step of the last judged episode.
 function showQueue(streaming) {
   const [line, box] = [document.getElementById("queue"), document.getElementById("queue-plot")];
   line.hidden = box.hidden = !streaming;
@@ -116,6 +145,7 @@ async function refresh() {
     showSuccess(run);
     showAudit(run);
     showReward(run && run.judged);
+    showQueues(links.POLICY_SERVER);
   } catch (error) {
     // The pill in the header says that the dashboard does not answer.
   }
@@ -132,5 +162,5 @@ document.getElementById("scrub").addEventListener("input", (event) => {
   showMoment();
 });
 refresh();
-setInterval(refresh, 3000);
+setInterval(refresh, 1000);
 setInterval(play, 200);

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
 
@@ -259,3 +260,17 @@ def test_pictures_reach_the_policy_by_its_own_names():
         policy.infer_batch([ask(images=picture)])
         policy.close()
     assert float(seen.asked[-1].images["cam_high"].mean()) == 9.0
+
+
+def test_a_server_knows_an_arm_by_its_name_and_what_it_has_left(ramp):
+    with served(ramp) as address:
+        policy = remote(address, name="arm01")
+        for step in range(8):
+            row(policy, step)
+        while policy._link.is_busy:
+            pass
+        said = httpx.get(f"http://{address}/health").json()["arms"]
+        policy.close()
+    assert said["arm01"]["rows_left"][0] == 0
+    assert 0 < said["arm01"]["rows_left"][1] <= 3
+    assert said["arm01"]["underflows"] == 0

@@ -1,11 +1,14 @@
 import json
+import time
 from contextlib import ExitStack, closing
 
 import httpx
 import pytest
 
+from policy_server.host import Host
+from policy_server.service import create_app
 from rl import live_arms
-from rl.live_dashboard import main
+from rl.live_dashboard import Service, main
 from tests.rl.live import PICTURE, TOKEN, FakeArm, dashboard, served
 from tests.robot.arm_rig import wait_until
 
@@ -187,6 +190,21 @@ def test_without_a_run_there_is_room_and_no_curve(client):
     said = client.get("/run").json()
     assert said["run"] is None
     assert said["disk"]["free_gb"] > 0
+
+
+def test_the_rows_that_arms_have_left_are_handed_on_from_a_policy_server_with_a_token(tmp_path):
+    host = Host(["null"])
+    host.open()
+    host.queues.note("arm01", rows_left=7, underflows=1, now=time.monotonic())
+    with ExitStack() as stack:
+        stack.callback(host.close)
+        server = stack.enter_context(served(create_app(host, token="secret")))
+        link = Service(server.replace("http", "ws"), "secret")
+        url = stack.enter_context(dashboard({}, tmp_path, links={"POLICY_SERVER": link}))
+        told = httpx.get(f"{url}/run").json()["links"]["POLICY_SERVER"]
+    assert told["ok"]
+    assert told["arms"]["arm01"]["rows_left"] == [7]
+    assert told["arms"]["arm01"]["underflows"] == 1
 
 
 @pytest.mark.parametrize("words", [["port=x"], ["port=70000"], ["arms=../x"], ["colour=red"]])

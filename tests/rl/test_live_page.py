@@ -1,9 +1,13 @@
+import time
 from contextlib import ExitStack
 
 import pytest
 
+from policy_server.host import Host
+from policy_server.service import create_app
 from rl.alarm import FROZEN, UNFROZEN, Alarm
 from rl.audit import AUDITS
+from rl.live_dashboard import Service
 from tests.rl.browser import Page, find_browser
 from tests.rl.live import TOKEN, FakeArm, dashboard, served
 from tests.rl.test_live_runs import make_run
@@ -21,9 +25,15 @@ def opened(tmp_path_factory):
     run = make_run(runs, episodes=12)
     told = [f'{{"number": {number}, "right": true}}\n' for number in range(9)]
     (run / AUDITS).write_text("".join(told))
+    policies = Host(["null"])
+    policies.open()
+    for rows in (9, 5):
+        policies.queues.note("arm01", rows_left=rows, underflows=2, now=time.monotonic())
     with ExitStack() as stack:
+        stack.callback(policies.close)
+        links = {"POLICY_SERVER": Service(stack.enter_context(served(create_app(policies))))}
         urls = {"arm01": stack.enter_context(served(arm.app)), "arm02": "http://127.0.0.1:9"}
-        url = stack.enter_context(dashboard(urls, runs))
+        url = stack.enter_context(dashboard(urls, runs, links=links))
         page = Page(BROWSER, tmp_path_factory.mktemp("browser"))
         stack.callback(page.close)
         page.open(url)
@@ -72,7 +82,14 @@ def test_joints_success_and_reward_are_drawn(page):
         "document.querySelectorAll('#success-plot canvas, #reward-plot canvas').length === 2"
     )
     assert page.do(shown("#rate")).startswith("50 %")
-    assert "reward" in page.do(shown("#moment")) or "success" in page.do(shown("#moment"))
+    # It plays: at one of its moments the model could not tell.
+    page.until(f"/progress .*, reward /.test({shown('#moment')})")
+
+
+def test_the_rows_that_an_arm_has_left_are_drawn_as_they_are(page):
+    page.until("document.querySelectorAll('#queues canvas').length === 1")
+    said = "arm01: 5 rows left when it last asked; ran out 2 times"
+    page.until(f"{shown('#queues p')} === {said!r}")
 
 
 def test_pressing_stop_stops_that_arm_and_shows_it_latched(page, arm):
