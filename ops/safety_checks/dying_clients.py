@@ -48,7 +48,7 @@ def _one_fault(effort: Effort, arm: RigArm, fault: str, rng: random.Random) -> R
         full=750,
         broken=len(tally.wrong),
         how="A client in its own process drives the arm at 20 Hz; counted from the fault "
-        "to the first state that says HOLD. 750 of each of four kinds make 3,000.",
+        "until its arm enters HOLD. 750 of each of four kinds make 3,000.",
         noise=f"looked every {spread(tally.gaps)}",
         examples=tuple(tally.wrong[:MOST_EXAMPLES]),
     )

@@ -2,11 +2,14 @@
 
 import os
 import pty
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,15 +20,16 @@ from ops.safety_checks.effort import Effort
 from ops.safety_checks.rig import RigArm, RigError, back_to_hold, end, until_mode
 from ops.safety_checks.row import MOST_EXAMPLES, Row, spread
 from robot.arm_config import ROOT
+from robot.client import open_arm
 from robot.process.arm_state import Mode
-from robot.teleop.takeover import KEYS_HELP
+from robot.teleop.gamepad import STOP, Gamepad
+from robot.teleop.takeover import KEYS_HELP, PERIOD_S, Takeover
+from robot.teleop.telnet import TelnetServer
 
 type Press = Callable[[], object]
 
 STOP_S = 0.05
 PROMISE = "a press on stop reaches the arm with every core busy"
-NOT_PRESSED = "a gamepad's button and telnet's x"
-"""Ways that nothing here presses."""
 
 
 def pressed_stops(effort: Effort) -> list[Row]:
@@ -60,7 +64,7 @@ def _pressed(effort: Effort, arms: Sequence[RigArm]) -> list[Row]:
         full=2_995,
         broken=len(tally.wrong),
         how=f"{', '.join(names)} in turn while a client drives, one busy loop a core; from before "
-        f"the press to the first state that says STOP. Not timed: {NOT_PRESSED}.",
+        "the press until the arm enters STOP. The gamepad is a stand-in for pygame's.",
         noise=f"looked every {spread(tally.gaps)}",
         examples=tuple(tally.wrong[:MOST_EXAMPLES]),
     )
@@ -81,6 +85,8 @@ def presses(arm: RigArm, folder: Path) -> Generator[Mapping[str, Press]]:
             "file": arm.config.runtime("stop").touch,
             "dashboard": lambda: client.post(f"{dashboard}/stop", json={"arm": arm.arm_id}),
             "key": lambda: os.write(terminal, b" "),
+            "gamepad": stack.enter_context(_gamepad(arm)),
+            "telnet": stack.enter_context(_telnet(arm)),
         }
 
 
@@ -88,9 +94,7 @@ def presses(arm: RigArm, folder: Path) -> Generator[Mapping[str, Press]]:
 def _dashboard(arm: RigArm, folder: Path) -> Generator[str]:
     """Yield the address of a dashboard that shows an arm."""
     words = ["port=0", f"arms={arm.arm_id}", f"folder={folder}"]
-    with _running("rl.live_dashboard", *words) as program:
-        assert program.stdout is not None  # noqa: S101 - it is a pipe
-        url = program.stdout.readline().decode().strip()
+    with _running("rl.live_dashboard", *words) as url:
         if not url:
             raise RigError("the dashboard did not start")
         yield url
@@ -102,9 +106,8 @@ def _terminal(arm: RigArm, folder: Path) -> Generator[int]:
     keys, terminal = pty.openpty()
     try:
         words = [f"arm_id={arm.arm_id}", f"folder={folder}"]
-        with _running("robot.teleop.takeover", *words, stdin=terminal) as program:
-            assert program.stdout is not None  # noqa: S101 - it is a pipe
-            if KEYS_HELP.split("\n")[0] not in program.stdout.readline().decode():
+        with _running("robot.teleop.takeover", *words, stdin=terminal) as line:
+            if KEYS_HELP.split("\n")[0] not in line:
                 raise RigError("a terminal that takes the arm over did not start")
             yield keys
     finally:
@@ -112,10 +115,63 @@ def _terminal(arm: RigArm, folder: Path) -> Generator[int]:
         os.close(terminal)
 
 
+class _Pad:
+    """A gamepad whose one button is pressed by a call, and is up again once it was looked at."""
+
+    def __init__(self) -> None:
+        self._pressed = threading.Event()
+
+    def press(self) -> None:
+        self._pressed.set()
+
+    def get_axis(self, axis: int) -> float:  # noqa: ARG002
+        return 0.0
+
+    def get_button(self, button: int) -> bool:
+        if button != STOP or not self._pressed.is_set():
+            return False
+        self._pressed.clear()
+        return True
+
+
 @contextmanager
-def _running(
-    module: str, *words: str, stdin: int = subprocess.DEVNULL
-) -> Generator["subprocess.Popen[bytes]"]:
+def _gamepad(arm: RigArm) -> Generator[Press]:
+    """Yield what presses a gamepad's stop, which a person's loop looks at as `make takeover`'s."""
+    pad, ended = _Pad(), threading.Event()
+    with closing(open_arm(arm.config, client="gamepad", human=True)) as person:
+        loop = Takeover(person, Gamepad(pad, person.limits), say=lambda _: None)
+
+        def watch() -> None:
+            while not ended.wait(PERIOD_S):
+                loop.tick()
+
+        with ThreadPoolExecutor(1) as pool:
+            watching = pool.submit(watch)
+            try:
+                yield pad.press
+            finally:
+                ended.set()
+            watching.result()
+
+
+@contextmanager
+def _telnet(arm: RigArm) -> Generator[Press]:
+    """Yield what types an x and enter on a recorder's port."""
+    with ExitStack() as stack:
+        person = stack.enter_context(closing(open_arm(arm.config, client="telnet", human=True)))
+
+        def stop() -> str:
+            person.stop("telnet")
+            return "stopped"
+
+        server = stack.enter_context(TelnetServer({"x": ("stop", stop)}, port=0))
+        line = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        yield lambda: line.sendall(b"x\n")
+
+
+@contextmanager
+def _running(module: str, *words: str, stdin: int = subprocess.DEVNULL) -> Generator[str]:
+    """Yield the first line that a program says."""
     program = subprocess.Popen(
         [sys.executable, "-m", module, *words],
         stdin=stdin,
@@ -123,9 +179,12 @@ def _running(
         cwd=ROOT,
         start_new_session=True,
     )
-    try:
-        yield program
-    finally:
-        end(program)
-        assert program.stdout is not None  # noqa: S101 - it is a pipe
-        program.stdout.close()
+    assert program.stdout is not None  # noqa: S101 - it is a pipe
+    with program.stdout as said, ThreadPoolExecutor(1) as pool:
+        try:
+            line = said.readline().decode().strip()
+            # A pipe that nobody reads fills, and the program would stop at it.
+            pool.submit(said.read)
+            yield line
+        finally:
+            end(program)

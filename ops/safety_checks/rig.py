@@ -279,17 +279,18 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 def until_mode(
     watcher: RemoteArm, wanted: Sequence[Mode], *, since: float, limit_s: float
 ) -> tuple[float, float]:
-    """Return the seconds from `since` until a mode is reached, and the longest gap in looking.
+    """Return the seconds from `since` until a mode is entered, and the longest gap in looking.
 
-    Infinite seconds where it is not reached within `limit_s`.
+    The arm's process says itself when that was: it shares this machine's clock. Infinite seconds
+    where it is not seen within `limit_s`.
     """
     last, gap = time.monotonic(), 0.0
     while True:
-        mode = watcher.state().mode
+        state = watcher.state()
         now = time.monotonic()
         gap, last = max(gap, now - last), now
-        if mode in wanted:
-            return now - since, gap
+        if state.mode in wanted:
+            return max(0.0, state.since - since), gap
         if now - since > limit_s:
             return float("inf"), gap
         time.sleep(0.001)

@@ -100,6 +100,7 @@ def state_of(message: Mapping[str, object]) -> ArmState:
     return ArmState(
         stamp=number(message, "stamp"),
         mode=mode_of(message.get("mode")),
+        since=number(message, "since"),
         cause=_cause(message.get("cause")),
         reason=text(message, "reason"),
         joint_pos=joints(message, "joint_pos"),

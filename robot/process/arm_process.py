@@ -81,6 +81,7 @@ class ArmProcess:
         self._faults: deque[str] = deque(maxlen=20)
         self._lost = 0
         self._mode, self._cause, self._reason = Mode.HOLD, Cause.START, "the process has started"
+        self._since = self._measured_at
         self._person_drives: bool | None = None  # whose silence counts; None: nobody's
         self._silent_since = self._measured_at
         self._latch_due, self._way_due = True, False
@@ -190,6 +191,7 @@ class ArmProcess:
             return ArmState(
                 stamp=now,
                 mode=self._mode,
+                since=self._since,
                 cause=self._cause,
                 reason=self._reason,
                 joint_pos=self._measured,
@@ -368,6 +370,7 @@ class ArmProcess:
     def _enter(self, mode: Mode, cause: Cause, reason: str) -> None:
         moving = self._mode in {*_DRIVEN, Mode.PARK}
         self._mode, self._cause, self._reason = mode, cause, reason
+        self._since = self.clock.now()
         log.info("mode", mode=mode.value, cause=cause.value, reason=reason)
         if mode is Mode.HOLD and moving:
             self._motion.freeze()

@@ -42,6 +42,8 @@ class ArmState:
 
     stamp: float
     mode: Mode
+    since: float
+    """When it entered this mode, on the clock of `stamp`."""
     cause: Cause
     reason: str
     """Why it is in this mode, a sentence."""

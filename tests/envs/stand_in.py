@@ -82,6 +82,7 @@ class StandIn:
         return ArmState(
             stamp=seen.stamp,
             mode=self.mode_,
+            since=0.0,
             cause=self.cause,
             reason=self.reason,
             joint_pos=seen.joint_pos,

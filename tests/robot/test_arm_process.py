@@ -185,6 +185,14 @@ def test_the_first_command_of_a_mode_is_the_measured_pose(rig):
     np.testing.assert_array_equal(rig.servos.sent[-1], START - [3, 2, 1, 0, 0, 0])
 
 
+def test_a_state_says_since_when_its_mode_is(rig):
+    rig.tick(1.0)
+    rig.process.request(Mode.RUN, client="policy")
+    entered = rig.clock.time
+    rig.tick(0.1)
+    assert rig.state.since == entered < rig.state.stamp
+
+
 def test_an_arm_that_sags_does_not_sink_with_every_change_of_mode(rig):
     rig.run()
     rig.servos.pos = rig.servos.pos - [0, 2, 0, 0, 0, 0]

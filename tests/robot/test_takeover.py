@@ -36,6 +36,7 @@ class Process:
         return ArmState(
             stamp=100.0,
             mode=self.current,
+            since=0.0,
             cause=Cause.ASKED,
             reason="a test wants it",
             joint_pos=START,
