@@ -3,6 +3,7 @@
 Settings are those of `conf/policy_server.yaml`; the token is the environment's POLICY_SERVER_TOKEN.
 """
 
+import gc
 import signal
 import sys
 import threading
@@ -53,6 +54,9 @@ def run(cfg: DictConfig) -> int:
         thread.start()
         try:
             host.open()
+            # What is loaded stays: to look through it for garbage would hold a request up.
+            gc.collect()
+            gc.freeze()
             with LineServer.maybe(host, address, cfg.line_port, token=token):
                 if cfg.port_file:
                     announce(Path(cfg.port_file), listening)

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
 from ops.safety_checks.drivers import Wish, drive, hog
-from ops.safety_checks.effort import Effort
-from ops.safety_checks.rig import RigArm, RigError, rig
+from ops.safety_checks.effort import Effort, say
+from ops.safety_checks.rig import RigArm, RigError, back_to_hold, rig
 from ops.safety_checks.row import Row, not_measured
 from ops.safety_checks.victims import context
 from robot.link import ArmUnavailable
 
+READY_S, TRIES = 30.0, 3
 FRAMES = 100_000
 """Frames that an emulator's judge shall have seen."""
 
@@ -46,26 +48,43 @@ def on_rig(
 
 @contextmanager
 def driven(arm: RigArm, url: str | None = None) -> Generator[ForkServerProcess]:
-    """Yield a process that drives an arm, once it does."""
+    """Yield a process that drives an arm from HOLD, once it does; raise `RigError` if none can.
+
+    An arm that stopped itself before its driver began is reset: on a machine without an idle core
+    the emulated servos are late now and then.
+    """
+    wish = Wish(url=url or arm.config.url, client="victim", amplitude=6.0)
+    for _ in range(TRIES):
+        back_to_hold(arm)
+        with _driver(wish) as (process, answer):
+            if answer == "ready":
+                yield process
+                return
+        say(f"  the arm refused its driver: {answer}")
+    raise RigError(f"{arm.arm_id} refused its driver {TRIES} times")
+
+
+@contextmanager
+def _driver(wish: Wish) -> Generator[tuple[ForkServerProcess, str]]:
+    """Yield a process that drives, and what it said when it began."""
     forking = context()
     ours, theirs = forking.Pipe(duplex=False)
-    wish = Wish(url=url or arm.config.url, client="victim", amplitude=6.0)
     process = forking.Process(target=drive, args=(theirs, wish), daemon=True)
     process.start()
     theirs.close()
     try:
-        if not ours.poll(30.0):
-            raise RigError("a driving client did not get ready within 30 s")
-        if (answer := ours.recv()) != "ready":
-            raise RigError(f"a driving client was refused: {answer}")
-        yield process
-    except EOFError:
-        raise RigError("a driving client died") from None
+        yield process, _first_word(ours)
     finally:
-        if process.pid is not None:
-            process.kill()
+        process.kill()
         process.join()
         ours.close()
+
+
+def _first_word(said: Connection) -> str:
+    try:
+        return said.recv() if said.poll(READY_S) else "it took too long"
+    except EOFError:
+        return "it died"
 
 
 @contextmanager

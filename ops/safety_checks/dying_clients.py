@@ -10,7 +10,7 @@ from functools import partial
 from ops.safety_checks.driven import Tally, busy, driven, on_rig
 from ops.safety_checks.effort import Effort
 from ops.safety_checks.proxy import Mood, Proxy
-from ops.safety_checks.rig import RigArm, back_to_hold, until_mode
+from ops.safety_checks.rig import RigArm, until_mode
 from ops.safety_checks.row import MOST_EXAMPLES, Row, spread
 from robot.process.arm_state import Mode
 
@@ -55,7 +55,6 @@ def _one_fault(effort: Effort, arm: RigArm, fault: str, rng: random.Random) -> R
 
 
 def _one_silence(arm: RigArm, fault: str, rng: random.Random) -> tuple[float, float]:
-    back_to_hold(arm)
     watcher = arm.watch()
     proxy = Proxy(arm.config.port_number)
     try:

@@ -6,7 +6,7 @@ from functools import partial
 
 from ops.safety_checks.driven import Tally, driven, on_rig
 from ops.safety_checks.effort import Effort
-from ops.safety_checks.rig import START_S, RigArm, RigError, back_to_hold, tail
+from ops.safety_checks.rig import START_S, RigArm, RigError, tail
 from ops.safety_checks.row import MOST_EXAMPLES, Row, spread
 from robot.process.arm_state import Mode
 
@@ -70,7 +70,6 @@ def _killed(effort: Effort, arms: Sequence[RigArm]) -> list[Row]:
 def _one_killed(arm: RigArm) -> tuple[float, str]:
     """Return how long the arm's process was away, and what went wrong, if anything did."""
     arm.wait_mature()
-    back_to_hold(arm)
     before = arm.judged().broken
     with driven(arm):
         time.sleep(0.3)
@@ -107,7 +106,6 @@ def _neighbours(effort: Effort, arms: Sequence[RigArm]) -> list[Row]:
     for trial in effort.progress(range(count), "R4 kills"):
         first.forget_watcher()
         first.wait_mature()
-        back_to_hold(second)
         with driven(second):
             first.kill_process()
             late = _late(second, 2.0)

@@ -17,7 +17,7 @@ import httpx
 
 from ops.safety_checks.driven import Tally, busy, driven, on_rig
 from ops.safety_checks.effort import Effort
-from ops.safety_checks.rig import RigArm, RigError, back_to_hold, end, until_mode
+from ops.safety_checks.rig import RigArm, RigError, end, until_mode
 from ops.safety_checks.row import MOST_EXAMPLES, Row, spread
 from robot.arm_config import ROOT
 from robot.client import open_arm
@@ -45,7 +45,6 @@ def _pressed(effort: Effort, arms: Sequence[RigArm]) -> list[Row]:
         names = list(ways)
         for trial in effort.progress(range(count), "S7 presses"):
             way = names[trial % len(names)]
-            back_to_hold(arm)
             with driven(arm):
                 began = time.monotonic()
                 ways[way]()

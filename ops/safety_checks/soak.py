@@ -16,7 +16,7 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 from ops.safety_checks.driven import driven
 from ops.safety_checks.effort import Effort, say
-from ops.safety_checks.rig import RigArm, RigError, back_to_hold, rig
+from ops.safety_checks.rig import RigArm, RigError, rig
 from ops.safety_checks.row import MOST_EXAMPLES, Row, not_measured
 from robot.doctor.links import own_headers
 from robot.link import ArmUnavailable
@@ -159,7 +159,6 @@ class _Driver:
         """Start a client unless the arm runs, or has died; raise `RigError`."""
         if not runs and self._arm.daemon.poll() is None:
             self._stack.close()
-            back_to_hold(self._arm)
             self._stack.enter_context(driven(self._arm))
 
 
