@@ -24,7 +24,7 @@ setup-serve: .venv/.ready-serve ## Add the large models: LeRobot's policies, tra
 .venv/.ready-serve: uv.lock pyproject.toml ops/setup.sh
 	@sh ops/setup.sh arm serve
 
-train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) $(if $(filter embedded blend qwen lerobot,$(reward)),setup-serve) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN, learner=rlpd, learner=residual policy.noise=0.25)
+train-rl: $(if $(filter emulated real,$(arm)),setup-arm,setup) $(if $(filter embedded blend ladder qwen lerobot,$(reward)),setup-serve) ## Train a policy from a typed goal (goal="Put the green cube in the blue bowl.", task=reach, resume=RUN, learner=rlpd, learner=residual policy.noise=0.25)
 	@$(launch) rl.train
 
 evaluate: setup ## Count successes of a run on fresh episodes (RUN=runs/… episodes=200)
@@ -66,7 +66,7 @@ improve: setup ## Promote a run where it is surely better than the deployed vers
 relabel: setup ## Give the stored episodes of a run a reward again (RUN=runs/…)
 	@$(launch) rl.relabel RUN JSON
 
-serve-rewarder: $(if $(filter embedded blend qwen lerobot,$(REWARD) $(reward)),setup-serve,setup) ## Serve the reward model (REWARD=qwen MODEL=Qwen/Qwen3-VL-8B-Instruct; REWARDER_PORT=18080)
+serve-rewarder: $(if $(filter embedded blend ladder qwen lerobot,$(REWARD) $(reward)),setup-serve,setup) ## Serve the reward model (REWARD=qwen MODEL=Qwen/Qwen3-VL-8B-Instruct; REWARDER_PORT=18080)
 	@$(launch) rewarder.server REWARD
 
 label: setup ## Have people judge clips of a run in a browser (RUN=runs/… PAIRS=40 raters=anna,ben)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rewarder.reward import Clip, NoScore, RewardModel, Score
+from rewarder.reward import MISSING, Clip, NoScore, RewardModel, Score
 
 type Floats = NDArray[np.float64]
 type Bools = NDArray[np.bool_]
@@ -133,7 +133,7 @@ def _evidence(scores: Mapping[str, Score], valid: Bools, vetoed: Bools) -> dict[
 
 def _notes(scores: Mapping[str, Score], missing: Mapping[str, str]) -> dict[str, str]:
     found = {f"{name}.{key}": v for name, s in scores.items() for key, v in s.notes.items()}
-    return found | {f"{name}.missing": why for name, why in missing.items()}
+    return found | {f"{name}.{MISSING}": why for name, why in missing.items()}
 
 
 def _refuse_unknown(what: str, names: Collection[str], parts: Mapping[str, RewardModel]) -> None:

@@ -33,6 +33,10 @@ class ScoreJudge:
     def first_is_better(self, first: Clip, second: Clip) -> float:
         """Return the probability that the first went better; raise `NoScore`."""
         one, other = self._model.score(first), self._model.score(second)
+        if one.model != other.model:
+            raise NoScore(
+                f"{one.model} judged one clip and {other.model} the other; ask again", retry=True
+            )
         self.name = f"score of {one.model}"
         return better(one, other)
 

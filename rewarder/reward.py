@@ -12,6 +12,8 @@ from robot.vision import CameraModel
 
 MAX_STEPS = 256
 """Longest clip that is scored, in observations."""
+MISSING = "missing"
+"""How the name of a note ends that says why a part of a model gave no score."""
 
 
 class NoScore(Exception):
@@ -74,6 +76,11 @@ class Score:
     """Figures that a person would look at to believe the score."""
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Words of the same kind: `prompt_sha`, `calib_id`, `why` nothing is valid."""
+
+
+def lacks_a_part(score: Score) -> bool:
+    """Return whether a part of the model was away, so that another day the score may be another."""
+    return any(name.rpartition(".")[2] == MISSING for name in score.notes)
 
 
 class RewardModel(Protocol):

@@ -322,7 +322,7 @@ def run_server(*arguments, **environment):
     ("words", "environment", "code", "said"),
     [
         (["foo=1"], {}, 2, "foo"),
-        (["reward=nix"], {}, 2, "heuristic lerobot"),
+        (["reward=nix"], {}, 2, "heuristic ladder lerobot"),
         (["reward=qwen"], {"MODEL": "nobody/nothing"}, 3, "hf download nobody/nothing"),
         (["--nix"], {}, 2, "NAME=VALUE"),
         ([], {"REWARDER_PORT": "abc"}, 2, "not a number"),
