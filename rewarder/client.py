@@ -6,7 +6,7 @@ import time
 import httpx
 from pydantic import ValidationError
 
-from rewarder.messages import MAX_BYTES, ScoreBody, clip_message
+from rewarder.messages import LONGEST_S, MAX_BYTES, PATIENCE, ScoreBody, clip_message
 from rewarder.reward import Clip, NoScore, Score
 from rewarder.view import View
 
@@ -42,7 +42,9 @@ class RemoteReward:
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._view = view
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # What nobody waits for any more need not be scored.
+        headers = {PATIENCE: f"{min(timeout_s, LONGEST_S):g}"}
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
         # Proxies of the environment are for the internet, not for a service on this network.
         self._http = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
 

@@ -16,6 +16,10 @@ from robot.vision import CameraModel
 
 MAX_BYTES = 8 * 1024 * 1024
 """Longest request body, whatever it holds."""
+PATIENCE = "X-Patience-S"
+"""The header that says how long a request waits for its answer, seconds."""
+LONGEST_S = 600.0
+"""A request may not be waited for longer than this."""
 MAX_BATCH = 16
 MAX_CAMERAS = 4
 MAX_PIXELS = 1920 * 1080
@@ -148,6 +152,10 @@ class ScoreBody(BaseModel):
     notes: dict[str, str] = Field(default_factory=dict[str, str])
     latency_ms: float
     request_id: str
+    clip: str = ""
+    """Hash of the clip's content, by which feedback may name it."""
+    cached: bool = False
+    """Whether the service had scored this very clip before."""
 
     def score(self, count: int) -> Score:
         """Return the score of a clip of `count` observations; raise ValueError if of another."""
@@ -179,16 +187,21 @@ def clip_message(clip: Clip) -> dict[str, object]:
         "joint_target": clip.joint_target.tolist(),
     }
     if clip.cameras is not None:
-        message["cameras"] = {
-            name: _camera_message(camera) for name, camera in clip.cameras.items()
-        }
+        message["cameras"] = {name: camera_message(camera) for name, camera in clip.cameras.items()}
     return message
 
 
 def score_message(score: Score, *, latency_ms: float, request_id: str) -> dict[str, object]:
     """Return a score as the JSON that `ScoreBody` reads; raise ValueError if it is not sane."""
+    return score_body(score, latency_ms=latency_ms, request_id=request_id).model_dump()
+
+
+def score_body(
+    score: Score, *, latency_ms: float, request_id: str, clip: str = "", cached: bool = False
+) -> ScoreBody:
+    """Return a score as it is answered; raise ValueError if it is not sane."""
     evidence: Mapping[str, float] = score.evidence
-    body = ScoreBody(
+    return ScoreBody(
         success=score.success.tolist(),
         progress=score.progress.tolist(),
         valid=score.valid.tolist(),
@@ -198,8 +211,9 @@ def score_message(score: Score, *, latency_ms: float, request_id: str) -> dict[s
         notes=dict(score.notes),
         latency_ms=round(latency_ms, 3),
         request_id=request_id,
+        clip=clip,
+        cached=cached,
     )
-    return body.model_dump()
 
 
 def _or_none(values: NDArray[np.float64]) -> list[float | None]:
@@ -207,7 +221,8 @@ def _or_none(values: NDArray[np.float64]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values.tolist()]
 
 
-def _camera_message(camera: CameraModel) -> dict[str, object]:
+def camera_message(camera: CameraModel) -> dict[str, object]:
+    """Return a camera as the JSON that `CameraBody` reads."""
     names = ("width", "height", "fx", "fy", "cx", "cy")
     return {
         **{name: getattr(camera, name) for name in names},

@@ -1,6 +1,7 @@
 """What the reward service takes and returns, as an OpenAPI document at `/openapi.json`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,10 +20,29 @@ class Problem(BaseModel):
     request_id: str
 
 
-def takes(body: type[BaseModel], *, answers: type[BaseModel]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A header with a number that a request may have."""
+
+    name: str
+    about: str
+    above: float
+    most: float
+
+    def described(self) -> dict[str, Any]:
+        """Return it as OpenAPI has it."""
+        schema = {"type": "number", "exclusiveMinimum": self.above, "maximum": self.most}
+        said = {"name": self.name, "description": self.about, "schema": schema}
+        return said | {"in": "header", "required": False}
+
+
+def takes(
+    body: type[BaseModel], *, answers: type[BaseModel], headers: Sequence[Header] = ()
+) -> dict[str, Any]:
     """Return what FastAPI cannot know of a route that reads and checks its body itself."""
     described = {"200": answers, "4XX": Problem, "503": Problem}
     return {
+        "parameters": [header.described() for header in headers],
         "requestBody": {"required": True, "content": _json_of(body)},
         "responses": {
             status: {"description": model.__name__, "content": _json_of(model)}

@@ -5,142 +5,79 @@ takes two of one goal (`rewarder.preference_api`); `GET /health`, `/ready` and `
 the service is, `/openapi.json` describes all of it. Every refusal is `{code, message, request_id}`.
 """
 
-import asyncio
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import prometheus_client as prometheus
-import structlog
 from fastapi import FastAPI, Request, Response
-from pydantic import ValidationError
 
+from rewarder.desk import Answer, Desk, Limits, patience_of
+from rewarder.host import Host
 from rewarder.messages import (
+    LONGEST_S,
     MAX_BYTES,
+    PATIENCE,
     BatchAnswer,
     BatchBody,
     ClipBody,
     ScoreBody,
-    score_message,
 )
-from rewarder.openapi import describe, takes
+from rewarder.metrics import Metrics
+from rewarder.openapi import Header, describe, takes
 from rewarder.pair_judges import ScoreJudge
 from rewarder.preference_api import PairBody, PreferenceBody, preference_router
-from rewarder.reward import NoScore, RewardModel
-from robot.access import Door, RefusedError, problem
+from rewarder.reward import RewardModel
+from rewarder.score_log import ScoreLog
+from robot.access import Door, RefusedError
 from robot.http_server import REQUEST_ID, answer, answer_errors, asked_of, json_body
 from robot.tokens import OneToken, Role
 
-log = structlog.get_logger(__name__)
-
 _PUBLIC = {"/health"}
-
-
-class Metrics:
-    """Counters of one service."""
-
-    def __init__(self) -> None:
-        """Count from zero."""
-        self.registry = registry = prometheus.CollectorRegistry()
-        self.requests = prometheus.Counter(
-            "rewarder_requests", "Requests answered", ["path", "status"], registry=registry
-        )
-        self.clips = prometheus.Counter(
-            "rewarder_clips", "Clips by what became of them", ["outcome"], registry=registry
-        )
-        self.seconds = prometheus.Histogram(
-            "rewarder_score_seconds", "Time to score a clip", registry=registry
-        )
-        self.pending = prometheus.Gauge(
-            "rewarder_pending", "Requests that wait or are being scored", registry=registry
-        )
-
-
-class Desk:
-    """Scores in threads, a few at a time, with a short queue before them."""
-
-    def __init__(self, model: RewardModel, *, workers: int, max_pending: int) -> None:
-        """Score with `workers` threads; refuse when `max_pending` requests are at hand."""
-        self.metrics = Metrics()
-        self._model = model
-        self._slots = asyncio.Semaphore(workers)
-        self._max_pending = max_pending
-        self._pending = 0
-
-    async def run(self, work: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
-        """Return what `work` returns in a thread; raise `RefusedError` if the queue is full."""
-        if self._pending >= self._max_pending:
-            raise RefusedError(
-                429, "busy", f"{self._pending} requests are waiting; try again later"
-            )
-        self._pending += 1
-        self.metrics.pending.set(self._pending)
-        try:
-            async with self._slots:
-                return await asyncio.to_thread(work)
-        finally:
-            self._pending -= 1
-            self.metrics.pending.set(self._pending)
-
-    def score(self, read: Callable[[], ClipBody], request_id: str) -> Mapping[str, object]:
-        """Return the answer to one clip; raise `RefusedError` where it cannot be scored."""
-        started = time.perf_counter()
-        try:
-            clip = read().clip()
-        except ValidationError as error:
-            raise _invalid(error) from error
-        except ValueError as error:
-            raise RefusedError(422, "invalid", str(error)) from error
-        try:
-            score = self._model.score(clip)
-        except NoScore as error:
-            self.metrics.clips.labels("no_score").inc()
-            status = 503 if error.retry else 422
-            raise RefusedError(status, "no_score", str(error)) from error
-        elapsed = time.perf_counter() - started
-        self.metrics.seconds.observe(elapsed)
-        self.metrics.clips.labels("scored").inc()
-        return score_message(score, latency_ms=1000 * elapsed, request_id=request_id)
-
-    def score_batch(self, content: bytes, request_id: str) -> Mapping[str, object]:
-        """Return an answer or an error for each clip of a batch."""
-        try:
-            clips = BatchBody.model_validate_json(content).clips
-        except ValidationError as error:
-            raise _invalid(error) from error
-        return {"results": [self._item(c, request_id) for c in clips], "request_id": request_id}
-
-    def _item(self, clip: Any, request_id: str) -> Mapping[str, object]:  # noqa: ANN401 - any JSON
-        try:
-            return self.score(lambda: ClipBody.model_validate(clip), request_id)
-        except RefusedError as refused:
-            return {"error": problem(refused, request_id)}
+WAITS = Header(
+    name=PATIENCE,
+    about="Seconds that an answer is waited for; a later one is a 503",
+    above=0.0,
+    most=LONGEST_S,
+)
 
 
 def create_app(
-    model: RewardModel, *, token: str | None = None, workers: int = 1, max_pending: int = 16
+    model: RewardModel,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    score_log: ScoreLog | None = None,
 ) -> FastAPI:
     """Return the service around a model; with a `token` every path but /health asks for it."""
     app = FastAPI(title="rewarder", docs_url=None, redoc_url=None, openapi_url=None)
-    desk = Desk(model, workers=workers, max_pending=max_pending)
-    _add_gate(app, desk.metrics, Door(None if token is None else OneToken(token)))
-    answer_errors(app, failed=lambda path: desk.metrics.requests.labels(path, 500).inc())
+    limits, metrics = limits or Limits(), Metrics()
+    host = Host(model, metrics=metrics, cached=limits.cached)
+    desk = Desk(host, limits, score_log)
+    _add_gate(app, metrics, Door(None if token is None else OneToken(token)))
+    answer_errors(app, failed=lambda path: metrics.requests.labels(path, 500).inc())
+    _add_scores(app, desk)
+    app.include_router(preference_router(ScoreJudge(host), run=desk.run))
+    _add_status(app, metrics)
+    described = (ClipBody, ScoreBody, BatchBody, BatchAnswer, PairBody, PreferenceBody)
+    describe(app, described)
+    return app
 
-    @app.post("/score", openapi_extra=takes(ClipBody, answers=ScoreBody))
-    async def score(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
-        content, name = await json_body(request, max_bytes=MAX_BYTES), request.state.request_id
-        return await desk.run(
-            lambda: desk.score(lambda: ClipBody.model_validate_json(content), name)
-        )
 
-    @app.post("/score_batch", openapi_extra=takes(BatchBody, answers=BatchAnswer))
-    async def score_batch(request: Request) -> Mapping[str, object]:  # pyright: ignore[reportUnusedFunction]
-        content, name = await json_body(request, max_bytes=MAX_BYTES), request.state.request_id
-        return await desk.run(lambda: desk.score_batch(content, name))
+def _add_scores(app: FastAPI, desk: Desk) -> None:
+    @app.post("/score", openapi_extra=takes(ClipBody, answers=ScoreBody, headers=(WAITS,)))
+    async def score(request: Request) -> Answer:  # pyright: ignore[reportUnusedFunction]
+        within_s = patience_of(request.headers.get(PATIENCE))
+        content = await json_body(request, max_bytes=MAX_BYTES)
+        return await desk.score(content, request.state.request_id, within_s=within_s)
 
-    app.include_router(preference_router(ScoreJudge(model), run=desk.run))
+    @app.post("/score_batch", openapi_extra=takes(BatchBody, answers=BatchAnswer, headers=(WAITS,)))
+    async def score_batch(request: Request) -> Answer:  # pyright: ignore[reportUnusedFunction]
+        within_s = patience_of(request.headers.get(PATIENCE))
+        content = await json_body(request, max_bytes=MAX_BYTES)
+        return await desk.score_batch(content, request.state.request_id, within_s=within_s)
 
+
+def _add_status(app: FastAPI, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> Mapping[str, str]:  # pyright: ignore[reportUnusedFunction]
         return {"status": "ok"}
@@ -150,13 +87,11 @@ def create_app(
         return {"ready": True}
 
     @app.get("/metrics")
-    async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
-        text = prometheus.generate_latest(desk.metrics.registry)
+    async def figures() -> Response:  # pyright: ignore[reportUnusedFunction]
+        # The second ones are of this process: memory, the log's lines, questions put together.
+        registries = (metrics.registry, prometheus.REGISTRY)
+        text = b"".join(prometheus.generate_latest(registry) for registry in registries)
         return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
-
-    described = (ClipBody, ScoreBody, BatchBody, BatchAnswer, PairBody, PreferenceBody)
-    describe(app, described)
-    return app
 
 
 def _add_gate(app: FastAPI, metrics: Metrics, door: Door) -> None:
@@ -182,13 +117,3 @@ def _not_admitted(request: Request, door: Door) -> RefusedError | None:
     except RefusedError as refused:
         return refused
     return None
-
-
-def _invalid(error: ValidationError) -> RefusedError:
-    """Return the first thing that is wrong with a message, in one line."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])[:100]
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "json_invalid":
-        return RefusedError(400, "not_json", first["msg"])
-    return RefusedError(422, "invalid", f"{where}: {first['msg']}{more}" if where else first["msg"])

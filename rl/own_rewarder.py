@@ -16,6 +16,8 @@ class OwnRewarder:
         self.url = f"http://{HOST}:{port}"
         """Where the service listens, or will in a moment."""
         words = [f"reward={model}", f"host={HOST}", f"port={port}", "hydra/job_logging=none"]
+        # The run keeps its episodes and their labels itself.
+        words.append("log=null")
         self._process = OwnProcess("the rewarder", "rewarder.server", words, log_file)
 
     @property

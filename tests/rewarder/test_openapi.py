@@ -16,7 +16,8 @@ api = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HERE)
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_nothing_that_the_document_describes_is_a_server_error(case):
     answer = case.call(headers=HERE)
-    assert answer.status_code < 500
+    # Whoever waits for a moment only is told that there is no score yet.
+    assert answer.status_code < 500 or answer.json()["code"] == "late"
     case.validate_response(answer, checks=[checks.response_schema_conformance])
 
 

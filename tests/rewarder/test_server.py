@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewarder.desk import Limits
 from rewarder.heuristic import HeuristicReward
 from rewarder.messages import MAX_BYTES, clip_message
 from rewarder.reward import NoScore, Score
@@ -251,7 +252,7 @@ def test_a_fault_of_the_model_stays_inside(client_of, message):
 
 def test_health_answers_and_a_full_queue_refuses_while_a_clip_is_scored(served, message):
     model = Gated()
-    with served(model, max_pending=1) as url, httpx.Client(base_url=url) as http:
+    with served(model, limits=Limits(max_pending=1)) as url, httpx.Client(base_url=url) as http:
         first = threading.Thread(
             target=httpx.post, args=(f"{url}/score",), kwargs={"json": message}
         )
@@ -325,6 +326,8 @@ def run_server(*arguments, **environment):
         (["reward=nix"], {}, 2, "heuristic ladder lerobot"),
         (["reward=qwen"], {"MODEL": "nobody/nothing"}, 3, "hf download nobody/nothing"),
         (["--nix"], {}, 2, "NAME=VALUE"),
+        (["workers=0"], {}, 2, "workers=0"),
+        (["log.days=0"], {}, 2, "log.days=0"),
         ([], {"REWARDER_PORT": "abc"}, 2, "not a number"),
         ([], {"REWARDER_PORT": "70000"}, 2, "65535"),
         ([], {"REWARDER_HOST": "0.0.0.0"}, 2, "REWARDER_TOKEN"),
@@ -354,6 +357,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1():
 def test_the_program_serves_until_it_is_interrupted(tmp_path, message):
     port_file = tmp_path / "port"
     command = [sys.executable, "-m", "rewarder.server", "port=0", f"port_file={port_file}"]
+    command.append(f"log.folder={tmp_path}/log")
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         # The first line is written once the port is known.
         assert "serving" in process.stdout.readline()
@@ -361,6 +365,8 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path, message):
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
     assert answer.status_code == 200
+    [path] = (tmp_path / "log").glob("scores-*.jsonl")
+    assert json.loads(path.read_text())["request_id"] == answer.headers["X-Request-Id"]
 
 
 def test_the_service_needs_neither_torch_nor_ray_nor_a_simulator():
