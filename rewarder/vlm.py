@@ -4,7 +4,6 @@
 # pyright: reportUnknownArgumentType=false
 # The types of torch and transformers are partly unknown.
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers.image_transforms import to_pil_image
 
 from rewarder.answers import over_spellings
 from rewarder.checkpoint import ModelUnavailable, fingerprint, folder_of
+from rewarder.gather import Gather
 from rewarder.prompts import LETTER, YES_NO, BadGoal, Prompt
 from rewarder.reward import NoScore
 from rewarder.vision_model import Answer, Question
@@ -57,7 +57,8 @@ class QwenVL:
         self._patch = _patch_size(folder)
         self._processor, self._model = _loaded(folder, kind, self._device)
         self._batch, self._max_pixels = batch, max_pixels
-        self._lock = threading.Lock()
+        # Threads that score clips side by side share a batch.
+        self._together = Gather(self._ask_in_batches, most=batch)
         self._spellings: dict[Prompt, list[list[int]]] = {}
         for prompt in (YES_NO, LETTER):
             self._spelt(prompt)
@@ -74,6 +75,9 @@ class QwenVL:
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """Return an answer to each; raise `NoScore` for a goal or prompt that it cannot take."""
+        return self._together(questions)
+
+    def _ask_in_batches(self, questions: Sequence[Question]) -> list[Answer]:
         answers: list[Answer] = []
         for start in range(0, len(questions), self._batch):
             answers += self._ask_together(questions[start : start + self._batch])
@@ -116,7 +120,7 @@ class QwenVL:
 
     def _next_word(self, inputs: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return the log-probability of every token to come next, shape (questions, tokens)."""
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             logits = self._model(**inputs, logits_to_keep=1).logits[:, -1]
             return logits.float().log_softmax(dim=-1).cpu().numpy().astype(np.float64)
 
