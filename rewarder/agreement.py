@@ -123,10 +123,10 @@ def judge(
                 raise
             yield replace(blank, why=str(error))
         else:
-            yield _said(blank, score)
+            yield verdict_of(blank, score)
 
 
-def _said(blank: Verdict, score: Score) -> Verdict:
+def verdict_of(blank: Verdict, score: Score) -> Verdict:
     """Return the verdict that a score gives."""
     logit = math.nan if score.logit is None else float(score.logit[-1])
     seen = bool(score.valid[-1])

@@ -6,23 +6,18 @@ threshold, says by cross-validation what that gains, and writes the file that us
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rewarder.calibration import Calibration, Key, choose_threshold
-from rewarder.clip_set import ClipSet, SetClip
+from rewarder.calibration import Calibration, Key, Labelled, calibrate
+from rewarder.clip_set import SetClip
 from rewarder.curves import (
     BadCalibration,
-    Bools,
-    Floats,
     check_labels,
     expected_calibration_error,
-    fit_curve,
     nll,
     out_of_fold,
     sigmoid,
@@ -32,19 +27,6 @@ from rewarder.reward import NoScore, RewardModel
 from robot.words import UsageError
 
 OUT = Path("runs/calibration")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Labelled:
-    """A model's log-odds at the last moments of clips, beside their labels."""
-
-    key: Key
-    logit: Floats
-    """Shape (n,)."""
-    label: Bools
-    """Shape (n,)."""
-    left_out: int
-    """Clips that the model had no log-odds for."""
 
 
 def log_odds_of(
@@ -89,7 +71,8 @@ def run(words: Sequence[str]) -> int:
     truth = found.truth(cfg.rater)
     clips = watched(found, truth, f"{asked.reward} on {found.info.name}")
     labelled = log_odds_of(asked.model(), clips, truth)
-    made = calibrate(labelled, found, precision=precision, days=days)
+    fitted_on = f"{found.info.name} {(found.frozen or 'not frozen')[:12]}"
+    made = calibrate(labelled, fitted_on, precision=precision, days=days)
     path = Path(cfg.out or OUT / f"{found.info.name}-{asked.reward}.json")
     made.save(path)
     _print(labelled, made)
@@ -105,24 +88,6 @@ def run(words: Sequence[str]) -> int:
 def usage(reward: str, path: Path) -> str:
     """Return the words that make a tool use a calibration."""
     return f"reward=calibrated reward@reward.model={reward} reward.calibration={path}"
-
-
-def calibrate(labelled: Labelled, found: ClipSet, *, precision: float, days: int) -> Calibration:
-    """Return the calibration for a model's log-odds; raise `BadCalibration`."""
-    curve = fit_curve(labelled.logit, labelled.label)
-    threshold = choose_threshold(
-        curve.probability(labelled.logit), labelled.label, precision=precision
-    )
-    return Calibration(
-        key=labelled.key,
-        curve=curve,
-        threshold=threshold.probability,
-        precision_bound=threshold.precision_bound,
-        recall=threshold.recall,
-        clips=len(labelled.label),
-        fitted_on=f"{found.info.name} {(found.frozen or 'not frozen')[:12]}",
-        expires=datetime.now(UTC).date() + timedelta(days=days),
-    )
 
 
 def _print(labelled: Labelled, made: Calibration) -> None:

@@ -6,9 +6,9 @@ and tasks. With another key, or after its date, there is no score.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from rewarder.curves import (
     Floats,
     Isotonic,
     Platt,
+    fit_curve,
     log_odds,
     sigmoid,
 )
@@ -51,14 +52,19 @@ class Key:
     @classmethod
     def of(cls, clip: Clip, score: Score) -> "Key":
         """Return the key of one score; raise `NoScore` for a goal of no known task."""
+        return cls.of_goal(clip.goal, clip.frames, score)
+
+    @classmethod
+    def of_goal(cls, goal: str, cameras: Iterable[str], score: Score) -> "Key":
+        """Return the key of a score of a clip of which no more is left than this."""
         try:
-            task = parse_goal(clip.goal).task
+            task = parse_goal(goal).task
         except UnknownGoal as error:
             raise NoScore(str(error)) from error
         said = {
             name: score.notes.get(name, "") for name in ("engine", "dtype", "prompt_sha", "roi")
         }
-        return cls(model=score.model, cameras=tuple(sorted(clip.frames)), tasks=(task,), **said)
+        return cls(model=score.model, cameras=tuple(sorted(cameras)), tasks=(task,), **said)
 
     @classmethod
     def joined(cls, keys: Sequence["Key"]) -> "Key":
@@ -184,6 +190,37 @@ def _between(one: float, other: float) -> float:
     return float(sigmoid(log_odds(np.array([one, other])).mean(keepdims=True))[0])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """A model's log-odds at the last moments of clips, beside their labels."""
+
+    key: Key
+    logit: Floats
+    """Shape (n,)."""
+    label: Bools
+    """Shape (n,)."""
+    left_out: int
+    """Clips that the model had no log-odds for."""
+
+
+def calibrate(labelled: Labelled, fitted_on: str, *, precision: float, days: int) -> Calibration:
+    """Return the calibration for a model's log-odds; raise `BadCalibration`."""
+    curve = fit_curve(labelled.logit, labelled.label)
+    threshold = choose_threshold(
+        curve.probability(labelled.logit), labelled.label, precision=precision
+    )
+    return Calibration(
+        key=labelled.key,
+        curve=curve,
+        threshold=threshold.probability,
+        precision_bound=threshold.precision_bound,
+        recall=threshold.recall,
+        clips=len(labelled.label),
+        fitted_on=fitted_on,
+        expires=datetime.now(UTC).date() + timedelta(days=days),
+    )
+
+
 class Calibrated:
     """Judges success by a model's log-odds and a calibration that was made for just this model.
 
@@ -194,13 +231,13 @@ class Calibrated:
     def __init__(
         self,
         model: RewardModel,
-        calibration: Path | str | None = None,
+        calibration: Calibration | Path | str | None = None,
         *,
         log_only: bool = False,
         dead_band: float = DEAD_BAND,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
-        """Read a calibration; with `log_only` there need be none, and nothing is ever valid.
+        """Take a calibration or read its file; with `log_only` it may be none: nothing is valid.
 
         `dead_band` is in calibrated log-odds. Raise `BadCalibration`.
         """
@@ -210,8 +247,14 @@ class Calibrated:
                 "set log_only=true to see scores that nothing is learnt from"
             )
         self._model, self._today, self._dead_band = model, today, dead_band
-        self._calibration = None if calibration is None else load_calibration(Path(calibration))
+        is_file = isinstance(calibration, Path | str)
+        self._calibration = load_calibration(Path(calibration)) if is_file else calibration
         self._log_only = log_only
+
+    @property
+    def model(self) -> RewardModel:
+        """Return the model without its calibration."""
+        return self._model
 
     def score(self, clip: Clip) -> Score:
         """Return the calibrated score of a clip; raise `NoScore`."""

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,9 +84,10 @@ class Desk:
         return {"results": results, "request_id": request_id}
 
     async def _item(self, clip: Any, request_id: str, within_s: float | None) -> Answer:  # noqa: ANN401 - any JSON
-        read = partial(ClipBody.model_validate, clip)
+        # A verdict has to be able to name one clip of a batch.
+        work = partial(self._score, partial(ClipBody.model_validate, clip), uuid.uuid4().hex)
         try:
-            return await self._in_time(partial(self._score, read, request_id), within_s)
+            return await self._in_time(work, within_s)
         except RefusedError as refused:
             return {"error": problem(refused, request_id)}
 

@@ -40,14 +40,21 @@ def takes(
     body: type[BaseModel], *, answers: type[BaseModel], headers: Sequence[Header] = ()
 ) -> dict[str, Any]:
     """Return what FastAPI cannot know of a route that reads and checks its body itself."""
-    described = {"200": answers, "4XX": Problem, "503": Problem}
     return {
         "parameters": [header.described() for header in headers],
         "requestBody": {"required": True, "content": _json_of(body)},
+        **responds(answers),
+    }
+
+
+def responds(answers: type[BaseModel]) -> dict[str, Any]:
+    """Return what FastAPI cannot know of the answers of a route."""
+    described = {"200": answers, "4XX": Problem, "503": Problem}
+    return {
         "responses": {
             status: {"description": model.__name__, "content": _json_of(model)}
             for status, model in described.items()
-        },
+        }
     }
 
 

@@ -1,7 +1,8 @@
 """The reward service over HTTP, around any `RewardModel`.
 
 `POST /score` and `POST /score_batch` take clips as JSON (`rewarder.messages`), `POST /preference`
-takes two of one goal (`rewarder.preference_api`); `GET /health`, `/ready` and `/metrics` say how
+takes two of one goal (`rewarder.preference_api`); people say in `rewarder.admin_api` how right
+scores were and which model is to answer; `GET /health`, `/ready` and `/metrics` say how
 the service is, `/openapi.json` describes all of it. Every refusal is `{code, message, request_id}`.
 """
 
@@ -9,8 +10,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 
 import prometheus_client as prometheus
+import structlog
 from fastapi import FastAPI, Request, Response
 
+from rewarder.admin_api import MODELS, ROLES, Load, Office, Records, admin_router
 from rewarder.desk import Answer, Desk, Limits, patience_of
 from rewarder.host import Host
 from rewarder.messages import (
@@ -27,10 +30,11 @@ from rewarder.openapi import Header, describe, takes
 from rewarder.pair_judges import ScoreJudge
 from rewarder.preference_api import PairBody, PreferenceBody, preference_router
 from rewarder.reward import RewardModel
-from rewarder.score_log import ScoreLog
 from robot.access import Door, RefusedError
 from robot.http_server import REQUEST_ID, answer, answer_errors, asked_of, json_body
-from robot.tokens import OneToken, Role
+from robot.tokens import Role, Tokens
+
+log = structlog.get_logger(__name__)
 
 _PUBLIC = {"/health"}
 WAITS = Header(
@@ -44,22 +48,27 @@ WAITS = Header(
 def create_app(
     model: RewardModel,
     *,
-    token: str | None = None,
+    tokens: Tokens | None = None,
     limits: Limits | None = None,
-    score_log: ScoreLog | None = None,
+    records: Records | None = None,
+    load: Load | None = None,
 ) -> FastAPI:
-    """Return the service around a model; with a `token` every path but /health asks for it."""
+    """Return the service around a model; with `tokens` every path but /health asks for one.
+
+    `load` gives the models that may take its place.
+    """
     app = FastAPI(title="rewarder", docs_url=None, redoc_url=None, openapi_url=None)
-    limits, metrics = limits or Limits(), Metrics()
+    limits, records, metrics = limits or Limits(), records or Records(), Metrics()
     host = Host(model, metrics=metrics, cached=limits.cached)
-    desk = Desk(host, limits, score_log)
-    _add_gate(app, metrics, Door(None if token is None else OneToken(token)))
+    desk = Desk(host, limits, records.score_log)
+    _add_gate(app, metrics, Door(tokens))
     answer_errors(app, failed=lambda path: metrics.requests.labels(path, 500).inc())
     _add_scores(app, desk)
     app.include_router(preference_router(ScoreJudge(host), run=desk.run))
+    app.include_router(admin_router(Office(host, records, load)))
     _add_status(app, metrics)
-    described = (ClipBody, ScoreBody, BatchBody, BatchAnswer, PairBody, PreferenceBody)
-    describe(app, described)
+    scores = (ClipBody, ScoreBody, BatchBody, BatchAnswer, PairBody, PreferenceBody)
+    describe(app, (*scores, *MODELS))
     return app
 
 
@@ -111,9 +120,14 @@ def _add_gate(app: FastAPI, metrics: Metrics, door: Door) -> None:
 
 
 def _not_admitted(request: Request, door: Door) -> RefusedError | None:
-    """Return why a request is not let in, if so."""
+    """Return why a request is not let in, if so; note who is."""
+    path, asked = request.url.path, asked_of(request.scope)
+    needed = None if path in _PUBLIC else ROLES.get(path, Role.VIEW)
     try:
-        door.admit(asked_of(request.scope), None if request.url.path in _PUBLIC else Role.VIEW)
+        request.state.caller = caller = door.admit(asked, needed)
+        if needed is not None and needed > Role.VIEW:
+            door.check_pace(asked)
+            log.info("control", peer=asked.peer, path=path, token=caller.token)
     except RefusedError as refused:
         return refused
     return None

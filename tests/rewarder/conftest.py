@@ -17,6 +17,7 @@ from robot.http_server import server_of
 from robot.kinematics import inverse
 from robot.scene import CUBE_EDGE
 from robot.service_main import announce
+from robot.tokens import OneToken
 from robot.vision import CameraModel, load_cameras
 
 CAMERAS = Path(__file__).parents[2] / "conf" / "cameras" / "twin.yaml"
@@ -106,4 +107,9 @@ def _running(app, port_file):
 def served(tmp_path_factory) -> Callable:
     """Serve a model on a real socket: `with served(model, token=...) as url`."""
     port_file = tmp_path_factory.mktemp("served") / "port"
-    return lambda model, **options: _running(create_app(model, **options), port_file)
+
+    def serve(model, *, token=None, **options):
+        tokens = {"tokens": OneToken(token)} if token else {}
+        return _running(create_app(model, **tokens, **options), port_file)
+
+    return serve

@@ -6,6 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
+from rewarder.admin_api import Records
 from rewarder.client import RemoteReward
 from rewarder.desk import Limits
 from rewarder.messages import PATIENCE, clip_message
@@ -159,7 +160,7 @@ def test_every_clip_has_a_line_in_the_log(client_of, model, message, tmp_path):
     model.fails = {"odd": NoScore("odd goal")}
     model.gate.set()
     score_log = ScoreLog(tmp_path, days=1, most_mb=1, secrets=[])
-    client = client_of(score_log=score_log)
+    client = client_of(records=Records(score_log=score_log))
     answers = [client.post("/score", json=m) for m in (message, message, message | {"goal": "odd"})]
     score_log.close()
     [path] = tmp_path.glob("scores-*")
@@ -176,7 +177,10 @@ def test_a_log_that_cannot_be_written_fails_no_score(client_of, model, message, 
     model.gate.set()
     (tmp_path / "log").write_text("in the way")
     score_log = ScoreLog(tmp_path / "log", days=1, most_mb=1, secrets=[])
-    assert client_of(score_log=score_log).post("/score", json=message).status_code == 200
+    assert (
+        client_of(records=Records(score_log=score_log)).post("/score", json=message).status_code
+        == 200
+    )
     score_log.close()
 
 

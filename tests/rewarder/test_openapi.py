@@ -25,6 +25,7 @@ def test_every_route_is_described():
     paths = api.raw_schema["paths"]
     assert set(paths) == {
         "/score", "/score_batch", "/preference", "/health", "/ready", "/metrics",
+        "/feedback", "/agreement", "/calibrate", "/swap",
     }  # fmt: skip
     bodies = [paths[path]["post"]["requestBody"] for path in ("/score", "/preference")]
     assert all(body["required"] for body in bodies)
