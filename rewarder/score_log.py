@@ -218,11 +218,17 @@ def entry_of(
         latency_ms=round(latency_ms, 3),
         cached=score.cached if score else False,
         model=score.model if score else None,
-        prompt_sha=notes.get("prompt_sha"),
-        calib_id=notes.get("calib_id"),
+        prompt_sha=_noted(notes, "prompt_sha"),
+        calib_id=_noted(notes, "calib_id"),
         score=score,
         why=said if isinstance(said, str) else None,
     )
+
+
+def _noted(notes: Mapping[str, str], name: str) -> str | None:
+    """Return what a model, or the parts of one, noted under a name; None for nothing."""
+    found = [text for noted, text in notes.items() if noted.rpartition(".")[2] == name]
+    return " ".join(found) or None
 
 
 def _thumbnail(pictures: list[bytes]) -> bytes:

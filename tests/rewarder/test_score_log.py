@@ -59,6 +59,11 @@ def test_a_line_says_who_judged_what_and_how(score_log, entry, clip):
     assert line["score"]["logit"] == [None, -1.5, 3.25]
 
 
+def test_the_prompts_of_a_blends_parts_are_in_the_line(score_log, entry):
+    score_log.put(entry(notes={"prompt_sha": "abc", "eyes.prompt_sha": "def"}), {})
+    assert lines(score_log)[0]["prompt_sha"] == "abc def"
+
+
 def test_what_the_cameras_saw_last_is_kept_small_and_once(score_log, entry):
     for _ in range(2):
         score_log.put(entry(), {"side": PICTURE, "front": PICTURE})
