@@ -100,7 +100,7 @@ serve-pi: setup-serve ## Serve a policy to any number of arms (POLICY=scripted:p
 	@$(launch) policy_server.server
 
 finetune: setup-serve ## Fine-tune a large policy on recordings of this arm (POLICY=act DATASET=… OUT=… STEPS=… BASE=…)
-	@$(launch) policy_server.finetune POLICY DATASET OUT STEPS BASE
+	@$(launch) rl.finetune POLICY DATASET OUT STEPS BASE
 
 ping-policy: setup ## Show where the time goes between a policy server and an arm (url=ws://host:8080 n=50)
 	@$(launch) policy_server.ping

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.configs.default import DatasetConfig, PeftConfig
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies.factory import (
     get_policy_class,
     make_policy,
@@ -24,6 +25,7 @@ from lerobot.policies.factory import (
     make_pre_post_processors,
 )
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.processor import TransitionKey
 from lerobot.processor.rename_processor import rename_stats
 from lerobot.scripts import lerobot_train
 from peft import PeftConfig as Adapter
@@ -37,13 +39,28 @@ from policy_server.backends.lerobot_checkpoint import (
     WEIGHTS,
     refuse_other_weights,
 )
-from policy_server.finetune_plan import KINDS, Kind, Plan, device_here, local, said_by, short_name
+from policy_server.finetune_plan import (
+    KINDS,
+    WORDLESS,
+    Kind,
+    Plan,
+    Reword,
+    as_recorded,
+    device_here,
+    drawn,
+    local,
+    said_by,
+    short_name,
+)
 from policy_server.load import BASES
 from robot.arm import JOINTS
+from robot.sealed import seal
 from robot.words import UsageError
 
 LAST = Path("checkpoints", "last", "pretrained_model")
 """Where LeRobot's trainer leaves what was learnt."""
+PARAPHRASES = "paraphrases.json"
+"""In the folder of a policy that learnt from sentences in other words: which, by what was said."""
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 TOKENIZERS = ("vlm_model_name", "text_tokenizer_name", "action_tokenizer_name")
 """Fields of LeRobot's configurations that name what a policy reads and writes words with."""
@@ -167,22 +184,35 @@ def _require_words(config: Any, base: Path | None) -> None:  # noqa: ANN401 - fi
         local(config.pretrained_name_or_path)
 
 
-def train(training: TrainPipelineConfig) -> Path:
-    """Have LeRobot train and return the folder of a policy that can be served."""
+def train(training: TrainPipelineConfig, *, reword: Reword = as_recorded) -> Path:
+    """Have LeRobot train and return the folder of a policy that can be served.
+
+    What a policy reads is drawn anew for each sample, from what `reword` makes of its sentence.
+    """
     part = Path(training.output_dir or "")
     words = [f"--config_path={part / LAST}"] if training.resume else []
     with ExitStack() as stack:
         # LeRobot reads what to resume from the command line alone.
         stack.enter_context(patch.object(sys, "argv", [sys.argv[0], *words]))
         stack.enter_context(patch.object(lerobot_train, "make_policy", _policy))
-        processors = partial(_processors, training.rename_map)
+        processors = partial(_processors, training.rename_map, reword)
         stack.enter_context(patch.object(lerobot_train, "make_pre_post_processors", processors))
         lerobot_train.train(training)
     folder = (part / LAST).resolve()
     if training.peft:
         _merge(folder)
     _forget_names(folder / PREPROCESSOR)
+    if said_by(folder / "config.json")["type"] not in WORDLESS:
+        write_paraphrases(folder, Path(training.dataset.root or ""), reword)
     return folder
+
+
+def write_paraphrases(folder: Path, dataset: Path, reword: Reword) -> None:
+    """Write into a policy's folder what was said in place of a dataset's sentences, if anything."""
+    tasks: Any = LeRobotDatasetMetadata(f"local/{dataset.name}", root=dataset).tasks
+    said = {str(sentence): list(reword(str(sentence))) for sentence in tasks.index}
+    if any(len(words) > 1 for words in said.values()):
+        seal(folder / PARAPHRASES, json.dumps(said, indent=2).encode())
 
 
 def _policy(cfg: PreTrainedConfig, **options: Any) -> PreTrainedPolicy:  # noqa: ANN401 - as LeRobot's
@@ -193,11 +223,16 @@ def _policy(cfg: PreTrainedConfig, **options: Any) -> PreTrainedPolicy:  # noqa:
     return policy
 
 
-def _processors(rename: dict[str, str], policy_cfg: PreTrainedConfig, **options: Any) -> Any:  # noqa: ANN401 - as LeRobot's
+def _processors(
+    rename: dict[str, str],
+    reword: Reword,
+    policy_cfg: PreTrainedConfig,
+    **options: Any,  # noqa: ANN401 - as LeRobot's
+) -> Any:  # noqa: ANN401
     """Return LeRobot's processors, with what its trainer does not tell them.
 
-    That is the statistics of pictures by the names the policy has for them, and pi0-FAST's own
-    tokenizers.
+    That is the statistics of pictures by the names the policy has for them, pi0-FAST's own
+    tokenizers, and sentences in other words: a hook, which is not stored with the policy.
     """
     overrides = [options.get(f"{when}processor_overrides", {}) for when in ("pre", "post")]
     for step in (step for override in overrides for step in override.values()):
@@ -205,7 +240,17 @@ def _processors(rename: dict[str, str], policy_cfg: PreTrainedConfig, **options:
             step["stats"] = rename_stats(step["stats"], rename)
     if policy_cfg.type == "pi0_fast":
         overrides[0].update(fast.overrides(policy_cfg))
-    return make_pre_post_processors(policy_cfg, **options)
+    before, after = make_pre_post_processors(policy_cfg, **options)
+    if policy_cfg.type not in WORDLESS:
+        before.register_before_step_hook(partial(_say_otherwise, reword))
+    return before, after
+
+
+def _say_otherwise(reword: Reword, step: int, transition: Any) -> None:  # noqa: ANN401 - LeRobot's
+    """Replace the sentences of a batch before the first step reads them."""
+    if not step:
+        said = transition[TransitionKey.COMPLEMENTARY_DATA]
+        said["task"] = [drawn(reword(sentence)) for sentence in said["task"]]
 
 
 def _merge(folder: Path) -> None:

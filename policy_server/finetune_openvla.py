@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from policy_server.backends.openvla_model import (
     head_file,
     load_network,
 )
+from policy_server.finetune_plan import Reword, as_recorded, drawn
 from robot.recording.dataset import LEROBOT
 
 type Lesson = tuple[Tensor, list[int], list[int]]
@@ -99,6 +100,8 @@ class Lessons(Dataset[Lesson]):
     prompter: Prompter
     tokens: NDArray[np.int64]
     """Shape (frames, action_dim)."""
+    reword: Reword = as_recorded
+    """What is said in place of a frame's sentence."""
 
     def __len__(self) -> int:
         """Return how many frames there are."""
@@ -111,7 +114,7 @@ class Lessons(Dataset[Lesson]):
         picture = np.rint(shares * 255.0).astype(np.uint8)
         return (
             self.eyes.pixels(picture),
-            self.prompter.tokens(frame["task"]),
+            self.prompter.tokens(drawn(self.reword(frame["task"]))),
             self.tokens[index].tolist(),
         )
 
@@ -163,9 +166,11 @@ def finetune(  # noqa: PLR0913 - one keyword each
     freeze_vision: bool,
     device: str,
     seed: int,
+    reword: Reword = as_recorded,
 ) -> list[float]:
     """Write a checkpoint trained on a dataset into the folder `out`; return each step's loss.
 
+    What it reads is drawn anew for each frame, from what `reword` makes of the frame's sentence.
     Raise `CheckpointError` for a base that does not answer in tokens.
     """
     if head_file(base):
@@ -173,7 +178,7 @@ def finetune(  # noqa: PLR0913 - one keyword each
     frames = LeRobotDataset(f"local/{dataset.name}", root=dataset)
     done = recorded(frames, dataset.parent.name if dataset.name == LEROBOT else dataset.name)
     plan = architecture_of(_said(base / "config.json"))
-    lessons = _lessons(base, plan, frames, done, camera=camera)
+    lessons = replace(_lessons(base, plan, frames, done, camera=camera), reword=reword)
     torch.manual_seed(seed)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     network = load_network(base, plan, device=device, dtype=dtype)

@@ -5,7 +5,7 @@
 # LeRobot's, peft's and torch's own types are partly unknown.
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from robot.recording.dataset_files import ACTION, PICTURES, STATE
 from robot.words import UsageError
 
 OPENVLA = "openvla"
+
+type Reword = Callable[[str], Sequence[str]]
+"""Returns sentences that mean what one means."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,18 @@ KINDS: Mapping[str, Kind] = {
     ),
     "wall_oss": Kind(name="wall_x", adapted=r"model\.model\.layers\..*\.(q|k|v|o)_proj"),
 }
+WORDLESS = tuple(kind.name for kind in KINDS.values() if kind.fresh)
+"""Policies of one goal, which read no sentence."""
+
+
+def as_recorded(sentence: str) -> Sequence[str]:
+    """Return a sentence and no other."""
+    return (sentence,)
+
+
+def drawn(sentences: Sequence[str]) -> str:
+    """Return one of them, by torch's own draws: a training that is resumed goes on with those."""
+    return sentences[int(torch.randint(len(sentences), ()))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

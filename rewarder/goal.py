@@ -112,6 +112,15 @@ def paraphrases(goal: Goal) -> tuple[str, ...]:
     return tuple(form.format(thing=goal.thing.colour, place=place) for form in forms)
 
 
+def in_other_words(sentence: str) -> tuple[str, ...]:
+    """Return a sentence and those that name its goal; itself alone where it names none of ours."""
+    try:
+        goal = parse_goal(sentence)
+    except UnknownGoal:
+        return (sentence,)
+    return tuple(dict.fromkeys((sentence, *paraphrases(goal))))
+
+
 def closed_goals() -> tuple[Goal, ...]:
     """Return every goal that the sentences of `FORMS` can name."""
     return tuple(

@@ -12,15 +12,16 @@ from lerobot.scripts import lerobot_train
 from safetensors.torch import load_file
 
 from policy_server import finetune_openvla, tiny, tiny_openvla
-from policy_server.backends.openvla import ActionRange, shares_of
+from policy_server.backends.openvla import ActionRange, Prompter, shares_of
 from policy_server.backends.openvla_model import architecture_of
-from policy_server.finetune import main
 from policy_server.finetune_lerobot import LAST
 from policy_server.finetune_plan import KINDS
 from policy_server.load import load_policy
 from policy_server.policy import Policy, PolicyRequest
 from policy_server.self_test import probe
 from policy_server.tiny import make, small_pi
+from rewarder.goal import paraphrases, task_goal
+from rl.finetune import main
 from rl.record_scripted import record
 from robot.journal import Journal
 from robot.recording.dataset import export
@@ -216,6 +217,54 @@ def test_lora_is_merged_into_the_layers_it_adapts(tune: Tune, base: Bases):
     assert all(".lm_expert." in name or "action_" in name or "state_" in name for name in moved)
     assert not list(tuned.glob("adapter*"))
     assert served(tuned).spec.images == ("front", "side")
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the sentences that a policy is given to read while it is trained."""
+    update, said = lerobot_train.update_policy, set[str]()
+
+    def reading(tracker, policy, batch, *args, **options):
+        said.update(sentence.strip() for sentence in batch["task"])
+        return update(tracker, policy, batch, *args, **options)
+
+    monkeypatch.setattr(lerobot_train, "update_policy", reading)
+    return said
+
+
+def test_a_policy_that_reads_its_goal_learns_it_in_other_words(
+    tune: Tune, read: set[str], dataset: Path
+):
+    tuned = tune("smolvla", steps=4)
+    [known] = json.loads((tuned / "paraphrases.json").read_text()).values()
+    assert set(known) == set(paraphrases(task_goal("reach")))
+    assert read <= set(known)
+    assert len(read) > 2
+    assert recorded(dataset)[0][0].goal == str(task_goal("reach"))
+    assert served(tuned).spec.horizon == 16
+
+
+@pytest.mark.parametrize(("policy", "words"), [("act", {}), ("smolvla", {"paraphrase": 0})])
+def test_a_policy_that_reads_none_or_shall_not_is_left_with_what_was_recorded(
+    policy: str, words: dict[str, int], tune: Tune, read: set[str]
+):
+    tuned = tune(policy, steps=2, **words)
+    assert read == {str(task_goal("reach"))}
+    assert not (tuned / "paraphrases.json").exists()
+
+
+def test_openvla_reads_other_words_at_each_look(tune: Tune, monkeypatch: pytest.MonkeyPatch):
+    tokens, read = Prompter.tokens, set[str]()
+
+    def reading(self: Prompter, goal: str) -> list[int]:
+        read.add(goal)
+        return tokens(self, goal)
+
+    monkeypatch.setattr(Prompter, "tokens", reading)
+    tuned = tune("openvla", steps=3, lora=2)
+    [known] = json.loads((tuned / "paraphrases.json").read_text()).values()
+    assert 2 < len(read) <= len(known)
+    assert read <= set(known)
 
 
 def test_a_run_that_was_cut_off_is_gone_on_with(

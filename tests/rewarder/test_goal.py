@@ -6,6 +6,7 @@ from rewarder.goal import (
     FORMS,
     UnknownGoal,
     closed_goals,
+    in_other_words,
     paraphrases,
     parse_goal,
     task_goal,
@@ -83,12 +84,23 @@ def test_there_are_goals_of_every_task_and_pair_of_colours():
     assert len(set(closed_goals())) == 3 + 6 + 3 + 6 + 6
 
 
-@given(goals)
+@pytest.mark.parametrize("goal", closed_goals(), ids=str)
 def test_every_paraphrase_names_its_goal(goal):
     said = paraphrases(goal)
     assert said[0] == str(goal)
     assert len(set(said)) >= 5
     assert {parse_goal(sentence) for sentence in said} == {goal}
+
+
+@given(sentences)
+def test_a_sentence_in_other_words_keeps_its_own_and_its_goal(sentence):
+    said = in_other_words(sentence)
+    assert said[0] == sentence
+    assert sorted(said) == sorted(paraphrases(parse_goal(sentence)))
+
+
+def test_what_is_no_goal_of_ours_has_no_other_words():
+    assert in_other_words("Fold the towel.") == ("Fold the towel.",)
 
 
 @given(sentences, st.data())
