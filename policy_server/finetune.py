@@ -15,10 +15,11 @@ from safetensors import safe_open
 from policy_server import finetune_openvla
 from policy_server.finetune_lerobot import LAST, train, training_of, write_paraphrases
 from policy_server.finetune_plan import (
+    NOTHING_BESIDES,
     OPENVLA,
+    Besides,
     Plan,
     Reword,
-    as_recorded,
     device_here,
     local,
     said_by,
@@ -34,32 +35,39 @@ class Failed(Exception):
     """A training that came to nothing; the message says why."""
 
 
-def finetune(plan: Plan, *, adjust: Adjust = lambda _: None, reword: Reword = as_recorded) -> Path:
+def finetune(
+    plan: Plan, *, adjust: Adjust = lambda _: None, besides: Besides = NOTHING_BESIDES
+) -> Path:
     """Train a policy and return its folder, `plan.out`: whole, or not there at all.
 
-    `adjust` may change what LeRobot's trainer is told, `reword` what a policy reads. Raise
-    `UsageError`, `PolicyUnavailable` or `Failed`.
+    `adjust` may change what LeRobot's trainer is told. Raise `UsageError`, `PolicyUnavailable` or
+    `Failed`.
     """
     part = _part(plan.out)
-    if (part / LAST).is_dir():
+    if cut_off(plan.out):
         raise UsageError(f"{part} is a training that was cut off; resume=1 goes on, or delete it")
     training = None if plan.policy == OPENVLA else training_of(plan, part)
     if training:
         adjust(training)
     shutil.rmtree(part, ignore_errors=True)
     with _cleaned(part):
-        folder = train(training, reword=reword) if training else _train_openvla(plan, part, reword)
+        folder = train(training, besides) if training else _openvla(plan, part, besides.reword)
         return _publish(folder, plan.out)
 
 
-def resume(words: Mapping[str, str], *, reword: Reword = as_recorded) -> Path:
+def resume(words: Mapping[str, str], *, besides: Besides = NOTHING_BESIDES) -> Path:
     """Go on with a training that was cut off and return its folder; raise as `finetune` does."""
     out, part = Path(words["out"]), _part(Path(words["out"]))
-    if out.exists() or not (part / LAST).is_dir():
+    if out.exists() or not cut_off(out):
         raise UsageError(f"resume=1 has nothing to go on with: {out} is done or {part} not begun")
     training = TrainPipelineConfig.from_pretrained(part / LAST)
     training.resume, training.steps, training.output_dir = True, whole(words, "steps"), part
-    return _publish(train(training, reword=reword), out)
+    return _publish(train(training, besides), out)
+
+
+def cut_off(out: Path) -> bool:
+    """Return whether there is a training for `out` that can be gone on with."""
+    return (_part(out) / LAST).is_dir()
 
 
 def _part(out: Path) -> Path:
@@ -89,7 +97,7 @@ def _publish(folder: Path, out: Path) -> Path:
     return out
 
 
-def _train_openvla(plan: Plan, part: Path, reword: Reword) -> Path:
+def _openvla(plan: Plan, part: Path, reword: Reword) -> Path:
     base = local(plan.base or BASES[OPENVLA])
     if said_by(base / "config.json").get("model_type") != OPENVLA:
         raise UsageError(f"base={base} is no OpenVLA")

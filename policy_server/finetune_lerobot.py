@@ -42,10 +42,10 @@ from policy_server.backends.lerobot_checkpoint import (
 from policy_server.finetune_plan import (
     KINDS,
     WORDLESS,
+    Besides,
     Kind,
     Plan,
     Reword,
-    as_recorded,
     device_here,
     drawn,
     local,
@@ -184,26 +184,25 @@ def _require_words(config: Any, base: Path | None) -> None:  # noqa: ANN401 - fi
         local(config.pretrained_name_or_path)
 
 
-def train(training: TrainPipelineConfig, *, reword: Reword = as_recorded) -> Path:
-    """Have LeRobot train and return the folder of a policy that can be served.
-
-    What a policy reads is drawn anew for each sample, from what `reword` makes of its sentence.
-    """
+def train(training: TrainPipelineConfig, besides: Besides) -> Path:
+    """Have LeRobot train and return the folder of a policy that can be served."""
     part = Path(training.output_dir or "")
     words = [f"--config_path={part / LAST}"] if training.resume else []
     with ExitStack() as stack:
         # LeRobot reads what to resume from the command line alone.
         stack.enter_context(patch.object(sys, "argv", [sys.argv[0], *words]))
         stack.enter_context(patch.object(lerobot_train, "make_policy", _policy))
-        processors = partial(_processors, training.rename_map, reword)
+        processors = partial(_processors, training.rename_map, besides.reword)
         stack.enter_context(patch.object(lerobot_train, "make_pre_post_processors", processors))
+        update = partial(_update, lerobot_train.update_policy, training, besides)
+        stack.enter_context(patch.object(lerobot_train, "update_policy", update))
         lerobot_train.train(training)
     folder = (part / LAST).resolve()
     if training.peft:
         _merge(folder)
     _forget_names(folder / PREPROCESSOR)
     if said_by(folder / "config.json")["type"] not in WORDLESS:
-        write_paraphrases(folder, Path(training.dataset.root or ""), reword)
+        write_paraphrases(folder, Path(training.dataset.root or ""), besides.reword)
     return folder
 
 
@@ -244,6 +243,23 @@ def _processors(
     if policy_cfg.type not in WORDLESS:
         before.register_before_step_hook(partial(_say_otherwise, reword))
     return before, after
+
+
+def _update(
+    update: Any,  # noqa: ANN401 - LeRobot's
+    training: TrainPipelineConfig,
+    besides: Besides,
+    tracker: Any,  # noqa: ANN401 - LeRobot's
+    policy: Any,  # noqa: ANN401 - LeRobot's, or what its accelerator makes of it
+    *args: Any,  # noqa: ANN401 - as LeRobot's
+    **options: Any,  # noqa: ANN401 - as LeRobot's
+) -> Any:  # noqa: ANN401
+    """Take a step by LeRobot's `update`, and tell of it as often as LeRobot logs."""
+    result = update(tracker, policy, *args, **options)
+    step = tracker.steps + 1
+    if besides.report and (not step % training.log_freq or step == training.steps):
+        besides.report(step, tracker.loss.val, tracker.lr.val)
+    return result
 
 
 def _say_otherwise(reword: Reword, step: int, transition: Any) -> None:  # noqa: ANN401 - LeRobot's

@@ -25,6 +25,8 @@ OPENVLA = "openvla"
 
 type Reword = Callable[[str], Sequence[str]]
 """Returns sentences that mean what one means."""
+type Report = Callable[[int, float, float], object]
+"""Is told the step of a training, its loss and its learning rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,18 @@ WORDLESS = tuple(kind.name for kind in KINDS.values() if kind.fresh)
 def as_recorded(sentence: str) -> Sequence[str]:
     """Return a sentence and no other."""
     return (sentence,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Besides:
+    """What happens in a training besides what LeRobot's trainer does."""
+
+    reword: Reword = as_recorded
+    """What a policy reads is drawn anew for each sample, from what this makes of its sentence."""
+    report: Report | None = None
+
+
+NOTHING_BESIDES = Besides()
 
 
 def drawn(sentences: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from policy_server.backends.learned import (
 from policy_server.backends.network import LOG_STD, Encoder, Encoding, encoding_of, tensors_of
 from policy_server.policy import PolicySpec
 from rl.adam import Adam
+from rl.bc_checkpoint import Checkpoint
 from rl.networks import Networks
 from robot.journal import Episode
 from robot.revision import git_revision
@@ -81,6 +82,17 @@ class Clone:
     """The same on episodes that it did not see; None where none were held out."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """How a training goes."""
+
+    update: int
+    error: float
+    """Root mean square of the actions' error on the last batch."""
+    held_out_error: float | None
+    learning_rate: float
+
+
 def clone(  # noqa: PLR0913 - the settings of one training
     steps: Steps,
     spec: PolicySpec,
@@ -91,13 +103,14 @@ def clone(  # noqa: PLR0913 - the settings of one training
     learning_rate: float = 1e-3,
     held_out: float = 0.1,
     seed: int = 0,
-    report: Callable[[int, float], object] | None = None,
+    report: Callable[[Lesson], object] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Clone:
     """Return a tanh-Gaussian actor, laid out as SAC's, that does what was done.
 
     Its mean learns by squared error, its spread what error is left. The learning rate falls to 0
-    along a cosine. Twenty times on the way `report` is told how many updates there were, and the
-    error on the last batch.
+    along a cosine. Twenty times on the way `report` is told how it goes. With `checkpoint` it goes
+    on from what is kept there, and ends as if it had never stopped.
     """
     draws = np.random.default_rng(seed)
     encoding = encoding_of(spec)
@@ -105,15 +118,22 @@ def clone(  # noqa: PLR0913 - the settings of one training
     networks = Networks(1, (encoding.size, *hidden, 2 * spec.action_dim))
     kept, aside = _split(steps, held_out, draws)
     optimizer, batches = Adam([networks.flat], learning_rate), Batches(kept, spec, draws)
-    for update in range(1, updates + 1):
-        optimizer.param_groups[0]["lr"] = _cosine(learning_rate, update / updates)
+
+    def held_out_error() -> float | None:
+        return _error(networks, aside, encoding) if len(aside.states) else None
+
+    done = checkpoint.load(networks, optimizer, draws) if checkpoint else 0
+    for update in range(done + 1, updates + 1):
+        rate = optimizer.param_groups[0]["lr"] = _cosine(learning_rate, update / updates)
         error = descend(networks, optimizer, *batches.draw(batch_size))
+        if checkpoint and not update % checkpoint.every:
+            checkpoint.save(update, networks, optimizer, draws)
         if report and not update % max(1, updates // REPORTS):
-            report(update, error)
+            report(Lesson(update, error, held_out_error(), rate))
     return Clone(
         networks=networks,
         error=_error(networks, kept, encoding),
-        held_out_error=_error(networks, aside, encoding) if len(aside.states) else None,
+        held_out_error=held_out_error(),
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from policy_server.finetune import Failed, finetune, resume
-from policy_server.finetune_plan import as_recorded, plan_of
+from policy_server.finetune_plan import Besides, as_recorded, plan_of
 from policy_server.policy import PolicyUnavailable
 from rewarder.goal import in_other_words
 from robot.words import UsageError, parse_words
@@ -64,9 +64,10 @@ def _tuned(words: Mapping[str, str]) -> Path:
     if words["paraphrase"] not in ("0", "1"):
         raise UsageError(f"paraphrase={words['paraphrase']!r}; expected 1 or 0")
     reword = in_other_words if words["paraphrase"] == "1" else as_recorded
+    besides = Besides(reword=reword)
     if words["resume"] == "1":
-        return resume(words, reword=reword)
-    return finetune(plan_of(words), reword=reword)
+        return resume(words, besides=besides)
+    return finetune(plan_of(words), besides=besides)
 
 
 def _end(why: str, code: int) -> int:

@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,10 +16,11 @@ log = structlog.get_logger(__name__)
 class Metrics:
     """Writes the numbers of one run."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, name: str = "") -> None:
+        """Write into a folder; a tracker knows the run by `name`, or else by the folder's own."""
         self._folder = folder
         self._board: Any = None
-        self._tracked = _tracked(folder)
+        self._tracked: Any = _tracked(folder.path, name or folder.path.name)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Write numbers that belong to an environment step."""
@@ -31,18 +33,34 @@ class Metrics:
         for name, number in numbers.items():
             self._board.add_scalar(name, number, step)
         if self._tracked is not None:
+            self._track(step, numbers)
+
+    def _track(self, step: int, numbers: Mapping[str, float]) -> None:
+        try:
             self._tracked.log(dict(numbers), step=step)
+        except _errors() as error:
+            log.warning("the run is tracked no longer", step=step, error=str(error))
+            self._tracked = None
 
     def close(self) -> None:
         """Write what is still buffered."""
         if self._board is not None:
             self._board.close()
         if self._tracked is not None:
-            self._tracked.finish()
+            try:
+                self._tracked.finish()
+            except _errors() as error:
+                log.warning("the tracker did not end the run", error=str(error))
 
 
-def _tracked(folder: RunFolder) -> Any | None:  # noqa: ANN401 - W&B is optional, and so are its types
-    """Return a Weights & Biases run of the folder's name if WANDB_PROJECT names a project.
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what a tracker fails with."""
+    wandb: Any = importlib.import_module("wandb")
+    return (wandb.Error, OSError)
+
+
+def _tracked(path: Path, name: str) -> Any | None:  # noqa: ANN401 - W&B is optional, and so are its types
+    """Return a Weights & Biases run of this name if WANDB_PROJECT names a project.
 
     A tracker that is missing or does not answer is logged and never stops a run.
     """
@@ -55,8 +73,7 @@ def _tracked(folder: RunFolder) -> Any | None:  # noqa: ANN401 - W&B is optional
         log.warning("wandb is not installed: uv sync --inexact --extra wandb", project=project)
         return None
     try:
-        name = folder.path.name
-        return wandb.init(project=project, id=name, name=name, resume="allow", dir=str(folder.path))
-    except (wandb.Error, OSError) as error:
+        return wandb.init(project=project, id=name, name=name, resume="allow", dir=str(path))
+    except _errors() as error:
         log.warning("the run is not tracked", project=project, error=str(error))
         return None

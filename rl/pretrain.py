@@ -5,28 +5,34 @@ pictures; reinforcement learning goes on from it (`learner.start=FOLDER`). `act`
 LeRobot's, from nothing. Words: `dataset=` (a recording or a folder), `out=`, `goal="…"` (in place
 of the dataset's own), `steps=`, `batch_size=`, `learning_rate=`, `seed=`, `evaluation_episodes=20`
 (trials on the simulated arm afterwards; 0 for none), `episodes=` (only so many of the recordings,
-bc), `cameras=` (where they stood, bc); for LeRobot's `size=small` (trains on a CPU in minutes),
-`augment=0` (pictures as they are), `save_every=`, and `resume=1` after a run was cut off.
+bc), `cameras=` (where they stood, bc), `save_every=`, and `resume=1` beside the same words after a
+run was cut off; for LeRobot's `size=small` (trains on a CPU in minutes) and `augment=0` (pictures
+as they are).
 """
 
 import logging
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from envs.actions import EeDelta
 from envs.arm_env import policy_spec
 from envs.twin_env import SAFETY, make_twin_env
 from policy_server.client import RemotePolicy
-from policy_server.finetune_plan import plan_of, whole
+from policy_server.finetune_plan import Besides, plan_of, whole
 from policy_server.policy import PolicyUnavailable
 from rewarder.goal import Goal, UnknownGoal, parse_goal
-from rl.bc import Steps, clone, steps_of, write_policy
+from rl.bc import Clone, Lesson, Steps, clone, steps_of, write_policy
+from rl.bc_checkpoint import CHECKPOINT, Checkpoint
 from rl.dataset_steps import (
     CAMERAS,
     Recordings,
@@ -36,14 +42,18 @@ from rl.dataset_steps import (
     sound_recordings,
 )
 from rl.evaluate import circumstances, record, sentence, summary, write_json
+from rl.metrics import Metrics
 from rl.own_policy_server import OwnPolicyServer
 from rl.own_process import OwnProcessFailed
 from rl.progress import say, shown
+from rl.run_folder import RunFolder
 from rl.run_record import BadRun
+from rl.statistics import wilson
 from rl.trial import FIRST_SEED, Trial, TruthJudge, play_trial
 from rl.trial_pool import Conditions, Contender, play
 from robot.arm_config import ROOT
 from robot.limits import SafetyLimits
+from robot.sealed import make_folder
 from robot.words import UsageError, parse_words
 
 LEROBOT_KINDS = ("act", "diffusion")
@@ -64,15 +74,15 @@ WORDS = {
     "cameras": CAMERAS,
     "size": "",
     "augment": "1",
-    "save_every": "5000",
+    "save_every": "",
     "resume": "",
 }
 OF_BC = ("episodes", "cameras")
-OF_LEROBOT = ("size", "augment", "save_every", "resume")
+OF_LEROBOT = ("size", "augment")
 DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    BC: {"steps": "10000", "batch_size": "256", "learning_rate": "1e-3"},
-    "act": {"steps": "20000", "batch_size": "8", "learning_rate": ""},
-    "diffusion": {"steps": "20000", "batch_size": "8", "learning_rate": ""},
+    BC: {"steps": "10000", "batch_size": "256", "learning_rate": "1e-3", "save_every": "500"},
+    "act": {"steps": "20000", "batch_size": "8", "learning_rate": "", "save_every": "5000"},
+    "diffusion": {"steps": "20000", "batch_size": "8", "learning_rate": "", "save_every": "5000"},
 }
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "act": {
@@ -102,6 +112,9 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Fields of LeRobot's configurations, so that a core takes a step of eight pictures in a second."""
+NOT_FOR_FRESH = dict.fromkeys(("base", "rename", "freeze_vision", "expert_only", "lora"), "")
+"""What `make finetune` asks for besides."""
+ABOUT = "pretrain.json"
 SERVED_HZ = 20
 """Rows a second of LeRobot's policies where nobody tells the server another rate."""
 FAILED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -115,6 +128,8 @@ class Taught:
     goal: Goal | None
     """None where the dataset has several."""
     fps: int
+    steps: int
+    """Updates that it was taught by."""
     pixels: tuple[int, int]
     """Height and width of the recorded pictures."""
 
@@ -146,41 +161,6 @@ def words_of(argv: list[str]) -> dict[str, str]:
     return {**given, **{name: given[name] or v for name, v in DEFAULTS[policy].items()}}
 
 
-def _clone(words: Mapping[str, str]) -> Taught:
-    """Teach the small network and write it, with how it came about."""
-    began, out = time.process_time(), Path(words["out"])
-    settings = _settings(words)
-    recordings, goal, steps = _recorded(words)
-    updates = settings.updates
-    taught = clone(
-        steps,
-        SPEC,
-        updates=updates,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
-        report=lambda done, error: say(f"{done}/{updates} updates, error {error:.3f}"),
-    )
-    making = out.with_name(f".{out.name}.making")
-    write_policy(making, taught.networks, SPEC, updates=updates)
-    about = {
-        "dataset": words["dataset"],
-        "goal": str(goal),
-        **asdict(settings),
-        "recordings": int(steps.episode.max()) + 1,
-        "recorded_steps": len(steps.states),
-        "error": round(taught.error, 4),
-        "held_out_error": taught.held_out_error and round(taught.held_out_error, 4),
-        "cpu_s": round(time.process_time() - began, 1),
-        **circumstances(),
-    }
-    write_json(making / "pretrain.json", about)
-    making.rename(out)
-    first = next(iter(recordings.cameras.values()))
-    fps = round(recordings.contents.fps)
-    return Taught(folder=out, goal=goal, fps=fps, pixels=(first.height, first.width))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
     """How a clone is taught."""
@@ -189,6 +169,92 @@ class _Settings:
     batch_size: int
     learning_rate: float
     seed: int
+
+
+def _clone(words: Mapping[str, str]) -> Taught:
+    """Teach the small network and write it, with how it came about."""
+    began, out = time.process_time(), Path(words["out"])
+    settings, making = _settings(words), _making(out)
+    file = making / CHECKPOINT
+    _refuse_to_lose(file, resume=words["resume"] == "1")
+    recordings, goal, steps = _recorded(words)
+    facts = {
+        "dataset": words["dataset"],
+        "goal": str(goal),
+        **asdict(settings),
+        "recordings": int(steps.episode.max()) + 1,
+        "recorded_steps": len(steps.states),
+    }
+    checkpoint = Checkpoint(file=file, every=whole(words, "save_every"), facts=facts)
+    taught = _taught(steps, settings, checkpoint, name=out.name)
+    write_policy(making, taught.networks, SPEC, updates=settings.updates)
+    about = {
+        "policy": BC,
+        **facts,
+        "error": round(taught.error, 4),
+        "held_out_error": taught.held_out_error and round(taught.held_out_error, 4),
+        "cpu_s": round(time.process_time() - began, 1),
+        **circumstances(),
+    }
+    write_json(making / ABOUT, about)
+    file.unlink(missing_ok=True)
+    making.rename(out)
+    first = next(iter(recordings.cameras.values()))
+    return Taught(
+        folder=out,
+        goal=goal,
+        fps=round(recordings.contents.fps),
+        steps=settings.updates,
+        pixels=(first.height, first.width),
+    )
+
+
+def _making(out: Path) -> Path:
+    """Return where a policy lies until it is whole."""
+    return out.with_name(f".{out.name}.making")
+
+
+def _refuse_to_lose(checkpoint: Path, *, resume: bool) -> None:
+    """Raise `UsageError` where there is nothing to go on with, or something to lose."""
+    making = checkpoint.parent
+    if resume and not checkpoint.is_file():
+        raise UsageError(f"resume=1 has nothing to go on with: there is no {checkpoint}")
+    if not resume and checkpoint.is_file():
+        raise UsageError(f"{making} is a training that was cut off; resume=1 goes on, or delete it")
+    if not resume:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _taught(steps: Steps, settings: _Settings, checkpoint: Checkpoint, *, name: str) -> Clone:
+    """Teach a clone, or go on with that, and write how it goes beside its checkpoint."""
+    # The fastest for networks this small, and the same sums wherever a training is gone on with.
+    torch.set_num_threads(1)
+    making = checkpoint.file.parent
+    make_folder(making)
+    with closing(Metrics(RunFolder(making), name=name)) as metrics:
+        return clone(
+            steps,
+            SPEC,
+            updates=settings.updates,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
+            report=partial(_report, metrics, settings.updates),
+            checkpoint=checkpoint,
+        )
+
+
+def _report(metrics: Metrics, updates: int, lesson: Lesson) -> None:
+    say(f"{lesson.update}/{updates} updates, error {lesson.error:.3f}")
+    numbers = {"error": lesson.error, "learning_rate": lesson.learning_rate}
+    if lesson.held_out_error is not None:
+        numbers["held_out_error"] = lesson.held_out_error
+    _write(metrics, lesson.update, numbers)
+
+
+def _write(metrics: Metrics, step: int, numbers: Mapping[str, float]) -> None:
+    named = {"step": step, **numbers}
+    metrics.write(step, {f"pretrain/{name}": number for name, number in named.items()})
 
 
 def _settings(words: Mapping[str, str]) -> _Settings:
@@ -226,20 +292,55 @@ def _rate(text: str) -> float:
 def _train(words: Mapping[str, str]) -> Taught:
     """Have LeRobot's trainer teach a policy from nothing, or go on with that."""
     # LeRobot costs seconds, and our own policies do without.
-    from policy_server.finetune import Failed, finetune, resume  # noqa: PLC0415
+    from policy_server.finetune import Failed, cut_off, finetune, resume  # noqa: PLC0415
 
+    out = Path(words["out"])
     contents, recorded = sound_recordings(words["dataset"])
     goal = parse_goal(words["goal"]) if words["goal"] else _common_goal(contents.episodes)
-    fields = {"base": "", "rename": "", "freeze_vision": "", "expert_only": "", "lora": ""}
+    plan = plan_of({**words, **NOT_FOR_FRESH})
+    with _figures(out, is_kept=cut_off) as metrics:
+        besides = Besides(report=partial(_report_step, metrics))
+        try:
+            if words["resume"] == "1":
+                resume(words, besides=besides)
+            else:
+                finetune(plan, adjust=lambda it: _adjust(it, words), besides=besides)
+        except Failed as error:
+            raise RuntimeError(str(error)) from error
+    fps, pixels = round(contents.fps), next(iter(recorded.values()))
+    write_json(out / ABOUT, {**_said(words), "goal": goal and str(goal), **circumstances()})
+    return Taught(folder=out, goal=goal, fps=fps, steps=plan.steps, pixels=pixels)
+
+
+@contextmanager
+def _figures(out: Path, *, is_kept: Callable[[Path], bool]) -> Generator[Metrics]:
+    """Yield what writes figures of a training into the folder `out`, once that is whole.
+
+    LeRobot takes no folder that is there already, so they lie beside it until then. They are gone
+    on with where the training `is_kept`, and of no use where it came to nothing.
+    """
+    making = _making(out)
+    if not is_kept(out):
+        shutil.rmtree(making, ignore_errors=True)
+    make_folder(making)
     try:
-        if words["resume"] == "1":
-            folder = resume(words)
-        else:
-            folder = finetune(plan_of({**words, **fields}), adjust=lambda it: _adjust(it, words))
-    except Failed as error:
-        raise RuntimeError(str(error)) from error
-    pixels = next(iter(recorded.values()))
-    return Taught(folder=folder, goal=goal, fps=round(contents.fps), pixels=pixels)
+        with closing(Metrics(RunFolder(making), name=out.name)) as metrics:
+            yield metrics
+    finally:
+        for found in making.glob("*") if out.is_dir() else ():
+            found.rename(out / found.name)
+        if not is_kept(out):
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def _said(words: Mapping[str, str]) -> dict[str, object]:
+    """Return the words that say how a policy of LeRobot's was taught."""
+    others = (*OF_BC, "out", "resume", "evaluation_episodes", "save_every")
+    return {name: value for name, value in words.items() if name not in others}
+
+
+def _report_step(metrics: Metrics, step: int, loss: float, learning_rate: float) -> None:
+    _write(metrics, step, {"loss": loss, "learning_rate": learning_rate})
 
 
 def _adjust(training: Any, words: Mapping[str, str]) -> None:  # noqa: ANN401 - LeRobot's
@@ -286,7 +387,17 @@ def evaluate(taught: Taught, *, episodes: int, remote: bool) -> Mapping[str, obj
         **circumstances(),
     }
     write_json(taught.folder / "results.json", result)
+    _track(taught, trials)
     return result
+
+
+def _track(taught: Taught, trials: Sequence[Trial]) -> None:
+    """Add the success on fresh layouts to the figures of a training."""
+    successes = sum(trial.success for trial in trials)
+    lower, upper = wilson(successes, len(trials))
+    with closing(Metrics(RunFolder(taught.folder))) as metrics:
+        rates = {"success": successes / len(trials), "success_low": lower, "success_high": upper}
+        _write(metrics, taught.steps, rates)
 
 
 def _in_process(taught: Taught, seeds: range) -> Iterator[tuple[int, Trial]]:
@@ -331,7 +442,7 @@ def main(argv: list[str]) -> int:
     except (OwnProcessFailed, OSError, ValueError, RuntimeError, ImportError) as error:
         return _end(f"it failed: {' '.join(str(error).split())}", FAILED)
     except KeyboardInterrupt:
-        return _end("cut off; with LeRobot's policies resume=1 goes on", INTERRUPTED)
+        return _end("cut off; resume=1 beside the same words goes on", INTERRUPTED)
     return 0
 
 

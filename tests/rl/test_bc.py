@@ -11,6 +11,7 @@ from policy_server.backends.learned import LearnedPolicy
 from policy_server.backends.network import Encoder, encoding_of
 from policy_server.policy import PolicyRequest
 from rl.bc import Steps, clone, start_from, write_policy
+from rl.bc_checkpoint import Checkpoint
 from rl.networks import Networks
 from rl.sac import SacLearner
 from robot.limits import SafetyLimits
@@ -64,6 +65,49 @@ def test_an_action_does_not_follow_from_the_one_before(taught):
 def test_the_same_seed_gives_the_same_network(taught):
     again = clone(made_up(), SPEC, seed=1, **SMALL)
     assert torch.equal(again.networks.flat, taught.networks.flat)
+
+
+class Cut(Exception):
+    """Somebody ends a training."""
+
+
+def cut_at(update):
+    def report(lesson):
+        if lesson.update == update:
+            raise Cut
+
+    return report
+
+
+def kept(tmp_path, **facts):
+    return Checkpoint(file=tmp_path / "clone", every=50, facts={"seed": 1, **facts})
+
+
+def test_a_training_that_was_cut_off_ends_as_if_it_never_was(taught, tmp_path):
+    with pytest.raises(Cut):
+        clone(made_up(), SPEC, seed=1, report=cut_at(260), checkpoint=kept(tmp_path), **SMALL)
+    done = []
+    again = clone(
+        made_up(),
+        SPEC,
+        seed=1,
+        report=lambda lesson: done.append(lesson.update),
+        checkpoint=kept(tmp_path),
+        **SMALL,
+    )
+    assert done[0] == 260
+    assert torch.equal(again.networks.flat, taught.networks.flat)
+    assert again.held_out_error == taught.held_out_error
+
+
+def test_nobody_goes_on_with_what_is_another_s_or_damaged(tmp_path):
+    with pytest.raises(Cut):
+        clone(made_up(), SPEC, report=cut_at(60), checkpoint=kept(tmp_path), **SMALL)
+    with pytest.raises(ValueError, match="begun with seed=1 and not 2"):
+        clone(made_up(), SPEC, checkpoint=kept(tmp_path, seed=2), **SMALL)
+    (tmp_path / "clone").write_bytes((tmp_path / "clone").read_bytes()[:-9])
+    with pytest.raises(ValueError, match="is damaged"):
+        clone(made_up(), SPEC, checkpoint=kept(tmp_path), **SMALL)
 
 
 def test_what_is_written_is_served_as_any_learnt_policy(taught, tmp_path):

@@ -55,3 +55,14 @@ def test_a_tracker_that_fails_stops_nothing(folder, tracker, monkeypatch):
     monkeypatch.setattr(tracker, "init", away)
     assert write(folder) == [{"loop/success": 0.5}]
     assert tracker.logged == []
+
+
+def test_a_tracker_that_fails_on_the_way_stops_nothing(folder, tracker, monkeypatch):
+    def away(*_, **__):
+        raise TrackerError("no network")
+
+    monkeypatch.setattr(tracker.init(), "log", away)
+    monkeypatch.setattr(tracker.init(), "finish", away)
+    assert write(folder) == [{"loop/success": 0.5}]
+    metrics = Metrics(folder)
+    metrics.close()

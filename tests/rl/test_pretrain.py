@@ -2,14 +2,22 @@
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lerobot.scripts import lerobot_train
 
 from policy_server.backends.learned import LearnedPolicy
+from policy_server.policy import PolicyRequest
 from rl.pretrain import INTERRUPTED, main
+from robot.arm_config import ROOT
 from tests.rl.demonstrations import recorded
+
+LONG = {"policy": "bc", "steps": 1000, "batch_size": 16, "save_every": 50}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +48,43 @@ def test_a_clone_is_written_with_how_it_came_about(dataset, tmp_path):
     assert (policy.version, policy.spec.action_space) == (60, "ee_delta")
     assert (about["recordings"], about["goal"]) == (2, "Reach for the red cube.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clone"]
+    assert not list(out.glob("clone.*"))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def begun(dataset, out, *, until):
+    """Teach in a process of its own, and end that as hard as can be when it says `until`."""
+    words = [f"dataset={dataset}", f"out={out}", *(f"{k}={v}" for k, v in LONG.items())]
+    with subprocess.Popen(
+        [sys.executable, "-m", "rl.pretrain", *words], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as training:
+        assert any(until in line for line in training.stdout)
+        training.kill()
+    assert training.returncode == -signal.SIGKILL
+
+
+def test_a_killed_training_goes_on_and_acts_as_one_that_never_was(dataset, tmp_path, capsys):
+    begun(dataset, tmp_path / "killed", until="100/1000 updates")
+    assert not (tmp_path / "killed").exists()
+    assert teach(dataset, tmp_path / "killed", **LONG) == 2
+    assert "resume=1 goes on" in capsys.readouterr().err
+    assert teach(dataset, tmp_path / "killed", **{**LONG, "seed": 5}, resume=1) == 1
+    assert "begun with seed=0 and not 5" in capsys.readouterr().err
+    assert teach(dataset, tmp_path / "killed", **LONG, resume=1) == 0
+    assert "\n100/1000" not in capsys.readouterr().out
+    assert teach(dataset, tmp_path / "whole", **LONG) == 0
+    assert action(tmp_path / "killed").tolist() == action(tmp_path / "whole").tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+def action(folder):
+    policy = LearnedPolicy.load(folder, greedy=True)
+    state = {name: np.full(size, 0.1, np.float32) for name, size in policy.spec.state.items()}
+    [chunk] = policy.infer_batch([PolicyRequest(state=state, goal="", observed_at=0.0)])
+    return chunk.actions
 
 
 def test_a_small_act_sees_changed_pictures_and_goes_on_after_a_cut(dataset, tmp_path, monkeypatch):
@@ -62,6 +107,10 @@ def test_a_small_act_sees_changed_pictures_and_goes_on_after_a_cut(dataset, tmp_
     told = json.loads((out / "train_config.json").read_text())
     assert (said["dim_model"], said["chunk_size"], said["optimizer_lr"]) == (128, 20, 1e-4)
     assert told["dataset"]["image_transforms"]["enable"] is True
+    steps = [line["pretrain/step"] for line in lines(out / "metrics.jsonl")]
+    assert steps == [1, 2, 3, 4]
+    assert json.loads((out / "pretrain.json").read_text())["policy"] == "act"
+    assert [path.name for path in tmp_path.iterdir()] == ["act"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +125,8 @@ def test_a_small_act_sees_changed_pictures_and_goes_on_after_a_cut(dataset, tmp_
         ({"policy": "act", "augment": "2"}, "augment= is 1 or 0"),
         ({"policy": "bc", "goal": "Dance."}, "not understood"),
         ({"policy": "act", "resume": "1"}, "nothing to go on with"),
+        ({"policy": "bc", "resume": "1"}, "nothing to go on with"),
+        ({"policy": "bc", "save_every": "0"}, "save_every='0'"),
         ({"policy": "bc", "out": ""}, "where to"),
     ],
 )
@@ -93,9 +144,13 @@ def test_a_folder_that_is_there_already_is_left_alone(dataset, tmp_path, capsys)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_clone_is_tried_on_fresh_layouts(dataset, tmp_path):
+def test_a_clone_is_tried_on_fresh_layouts_and_how_it_went_is_drawn(dataset, tmp_path):
     out = tmp_path / "clone"
     assert teach(dataset, out, policy="bc", steps=20, batch_size=8, evaluation_episodes=1) == 0
     result = json.loads((out / "results.json").read_text())
     assert (result["episodes"], result["first_seed"], result["task"]) == (1, 1_000_000, "reach")
     assert Path(out / "results.jsonl").read_text().count("\n") == 1
+    first, *_, tried = lines(out / "metrics.jsonl")
+    assert {"pretrain/step", "pretrain/error", "pretrain/learning_rate"} <= first.keys()
+    assert (tried["pretrain/step"], tried["pretrain/success"]) == (20, result["success_rate"])
+    assert list((out / "tensorboard").iterdir())
