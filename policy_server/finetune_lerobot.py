@@ -30,6 +30,7 @@ from lerobot.processor.rename_processor import rename_stats
 from lerobot.scripts import lerobot_train
 from peft import PeftConfig as Adapter
 from peft import PeftModel
+from torch import nn
 
 from policy_server.backends import fast
 from policy_server.backends.lerobot_checkpoint import (
@@ -64,6 +65,8 @@ PARAPHRASES = "paraphrases.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 TOKENIZERS = ("vlm_model_name", "text_tokenizer_name", "action_tokenizer_name")
 """Fields of LeRobot's configurations that name what a policy reads and writes words with."""
+BACKBONE = ".backbone."
+"""In the names of the weights by which ACT and Diffusion look at pictures."""
 WORKERS = 4
 """Processes that decode pictures for a GPU."""
 
@@ -255,11 +258,24 @@ def _update(
     **options: Any,  # noqa: ANN401 - as LeRobot's
 ) -> Any:  # noqa: ANN401
     """Take a step by LeRobot's `update`, and tell of it as often as LeRobot logs."""
+    if besides.frozen_steps:
+        _freeze_vision(policy, frozen=tracker.steps < besides.frozen_steps)
     result = update(tracker, policy, *args, **options)
     step = tracker.steps + 1
     if besides.report and (not step % training.log_freq or step == training.steps):
         besides.report(step, tracker.loss.val, tracker.lr.val)
     return result
+
+
+def _freeze_vision(policy: nn.Module, *, frozen: bool) -> None:
+    """Have the backbone of ACT or Diffusion learn, or not.
+
+    Its optimizer passes over what has no derivative. It is told after it was made, since ACT's
+    leaves out for good what is frozen by then.
+    """
+    for name, weight in policy.named_parameters():
+        if BACKBONE in name:
+            weight.requires_grad_(not frozen)
 
 
 def _say_otherwise(reword: Reword, step: int, transition: Any) -> None:  # noqa: ANN401 - LeRobot's

@@ -73,6 +73,8 @@ class Besides:
     reword: Reword = as_recorded
     """What a policy reads is drawn anew for each sample, from what this makes of its sentence."""
     report: Report | None = None
+    frozen_steps: int = 0
+    """So many steps at first leave the weights that look at pictures as they are."""
 
 
 NOTHING_BESIDES = Besides()

@@ -6,8 +6,8 @@ LeRobot's, from nothing. Words: `dataset=` (a recording or a folder), `out=`, `g
 of the dataset's own), `steps=`, `batch_size=`, `learning_rate=`, `seed=`, `evaluation_episodes=20`
 (trials on the simulated arm afterwards; 0 for none), `episodes=` (only so many of the recordings,
 bc), `cameras=` (where they stood, bc), `save_every=`, and `resume=1` beside the same words after a
-run was cut off; for LeRobot's `size=small` (trains on a CPU in minutes) and `augment=0` (pictures
-as they are).
+run was cut off; for LeRobot's `size=small` (trains on a CPU in minutes), `augment=0` (pictures as
+they are) and `frozen_share=0.3` (what looks at pictures learns after that share of the steps).
 """
 
 import logging
@@ -74,11 +74,12 @@ WORDS = {
     "cameras": CAMERAS,
     "size": "",
     "augment": "1",
+    "frozen_share": "0",
     "save_every": "",
     "resume": "",
 }
 OF_BC = ("episodes", "cameras")
-OF_LEROBOT = ("size", "augment")
+OF_LEROBOT = ("size", "augment", "frozen_share")
 DEFAULTS: Mapping[str, Mapping[str, str]] = {
     BC: {"steps": "10000", "batch_size": "256", "learning_rate": "1e-3", "save_every": "500"},
     "act": {"steps": "20000", "batch_size": "8", "learning_rate": "", "save_every": "5000"},
@@ -289,6 +290,16 @@ def _rate(text: str) -> float:
     return rate
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share < 1.0:
+        raise UsageError(f"frozen_share={text!r}; expected a number from 0 to below 1")
+    return share
+
+
 def _train(words: Mapping[str, str]) -> Taught:
     """Have LeRobot's trainer teach a policy from nothing, or go on with that."""
     # LeRobot costs seconds, and our own policies do without.
@@ -298,8 +309,9 @@ def _train(words: Mapping[str, str]) -> Taught:
     contents, recorded = sound_recordings(words["dataset"])
     goal = parse_goal(words["goal"]) if words["goal"] else _common_goal(contents.episodes)
     plan = plan_of({**words, **NOT_FOR_FRESH})
+    frozen_steps = round(_share(words["frozen_share"]) * plan.steps)
     with _figures(out, is_kept=cut_off) as metrics:
-        besides = Besides(report=partial(_report_step, metrics))
+        besides = Besides(report=partial(_report_step, metrics), frozen_steps=frozen_steps)
         try:
             if words["resume"] == "1":
                 resume(words, besides=besides)

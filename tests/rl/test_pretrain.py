@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lerobot.scripts import lerobot_train
 
 from policy_server.backends.learned import LearnedPolicy
@@ -87,22 +88,32 @@ def action(folder):
     return chunk.actions
 
 
-def test_a_small_act_sees_changed_pictures_and_goes_on_after_a_cut(dataset, tmp_path, monkeypatch):
+def test_a_small_act_sees_changed_pictures_looks_last_and_goes_on_after_a_cut(
+    dataset, tmp_path, monkeypatch
+):
     out = tmp_path / "act"
     words = {"policy": "act", "size": "small", "batch_size": 2, "learning_rate": 1e-4}
+    words["frozen_share"] = 0.75
     update, calls = lerobot_train.update_policy, []
 
-    def cut(*args, **options):
-        calls.append(1)
-        if len(calls) == 3:
+    def cut(tracker, policy, *args, **options):
+        weight = policy.model.backbone.layer4[0].conv1.weight
+        before, looks = weight.detach().clone(), len(calls)
+        calls.append(tracker.steps)
+        if looks == 2:
             raise KeyboardInterrupt
-        return update(*args, **options)
+        result = update(tracker, policy, *args, **options)
+        seeing[tracker.steps + 1] = not torch.equal(weight, before)
+        return result
+
+    seeing: dict[int, bool] = {}
 
     monkeypatch.setattr(lerobot_train, "update_policy", cut)
     assert teach(dataset, out, steps=4, save_every=2, **words) == INTERRUPTED
     assert not out.exists()
     assert teach(dataset, out, steps=4, save_every=2, resume=1, **words) == 0
-    assert len(calls) == 5
+    assert calls == [0, 1, 2, 2, 3]
+    assert seeing == {1: False, 2: False, 3: False, 4: True}
     said = json.loads((out / "config.json").read_text())
     told = json.loads((out / "train_config.json").read_text())
     assert (said["dim_model"], said["chunk_size"], said["optimizer_lr"]) == (128, 20, 1e-4)
@@ -123,6 +134,8 @@ def test_a_small_act_sees_changed_pictures_and_goes_on_after_a_cut(dataset, tmp_
         ({"policy": "bc", "steps": "many"}, "steps='many'"),
         ({"policy": "bc", "learning_rate": "0"}, "learning_rate='0'"),
         ({"policy": "act", "augment": "2"}, "augment= is 1 or 0"),
+        ({"policy": "act", "frozen_share": "1"}, "frozen_share='1'"),
+        ({"policy": "bc", "frozen_share": "0.5"}, "frozen_share= is not for policy=bc"),
         ({"policy": "bc", "goal": "Dance."}, "not understood"),
         ({"policy": "act", "resume": "1"}, "nothing to go on with"),
         ({"policy": "bc", "resume": "1"}, "nothing to go on with"),
