@@ -156,7 +156,7 @@ dataset-repair: setup-arm ## Build a dataset again from its journal (dataset=…
 hf-login: setup-arm ## Log in to the Hugging Face hub
 	@do=login $(launch) robot.recording.hub do
 
-hub-push: setup-arm ## Show what a push of a dataset would upload; really=yes does it (dataset=… repo=…)
+hub-push: setup-arm ## Show what a push of a dataset or a policy would upload; really=yes does it (dataset=…|policy=FOLDER repo=…)
 	@do=push $(launch) robot.recording.hub do
 
 nightly-copy: ## Copy recordings to the GPU host (GPU_HOST=user@host GPU_FOLDER=…)

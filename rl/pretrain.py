@@ -43,6 +43,7 @@ from rl.dataset_steps import (
 )
 from rl.evaluate import circumstances, record, sentence, summary, write_json
 from rl.metrics import Metrics
+from rl.model_card import ABOUT, write_card
 from rl.own_policy_server import OwnPolicyServer
 from rl.own_process import OwnProcessFailed
 from rl.progress import say, shown
@@ -115,7 +116,6 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 """Fields of LeRobot's configurations, so that a core takes a step of eight pictures in a second."""
 NOT_FOR_FRESH = dict.fromkeys(("base", "rename", "freeze_vision", "expert_only", "lora"), "")
 """What `make finetune` asks for besides."""
-ABOUT = "pretrain.json"
 SERVED_HZ = 20
 """Rows a second of LeRobot's policies where nobody tells the server another rate."""
 FAILED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -445,6 +445,7 @@ def main(argv: list[str]) -> int:
         say(f"{taught.folder}: serve it with make serve-pi POLICY={taught.folder}")
         if episodes:
             _say(evaluate(taught, episodes=episodes, remote=words["policy"] != BC))
+        write_card(taught.folder)
     except (UsageError, UnknownGoal) as error:
         return _end(f"{error}", USAGE)
     except PolicyUnavailable as error:

@@ -16,6 +16,7 @@ from policy_server.backends.learned import LearnedPolicy
 from policy_server.policy import PolicyRequest
 from rl.pretrain import INTERRUPTED, main
 from robot.arm_config import ROOT
+from robot.recording.hub import POLICY, plan
 from tests.rl.demonstrations import recorded
 
 LONG = {"policy": "bc", "steps": 1000, "batch_size": 16, "save_every": 50}
@@ -167,3 +168,9 @@ def test_a_clone_is_tried_on_fresh_layouts_and_how_it_went_is_drawn(dataset, tmp
     assert {"pretrain/step", "pretrain/error", "pretrain/learning_rate"} <= first.keys()
     assert (tried["pretrain/step"], tried["pretrain/success"]) == (20, result["success_rate"])
     assert list((out / "tensorboard").iterdir())
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\npipeline_tag: robotics\n")
+    assert f"Reach for the red cube. {result['successes']} of 1 succeeded" in card
+    assert "| dataset | reach |" in card
+    assert str(tmp_path) not in card
+    assert plan(out, POLICY).objections == []

@@ -12,6 +12,7 @@ class Api:
 
     def create_repo(self, repo_id, **options):
         self.calls.append(("create", repo_id, options["private"]))
+        self.kind = options["repo_type"]
 
     def upload_folder(self, **options):
         self.calls.append(("upload", options["repo_id"], options["allow_patterns"]))
@@ -78,3 +79,42 @@ def test_stray_files_and_links_are_not_pushed(root):
 def test_what_cannot_be_pushed_is_said_in_one_line(root, words, code, capsys):
     assert run(*words)[0] == code
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.fixture
+def policy(tmp_path):
+    policy = tmp_path / "clone"
+    (policy / "tensorboard").mkdir(parents=True)
+    (policy / "tensorboard" / "events.host").write_text("")
+    (policy / "README.md").write_text("# clone")
+    (policy / "policy.safetensors").write_bytes(b"weights")
+    return policy
+
+
+def pushed(policy, *words):
+    api, said = Api(), []
+    code = main([f"policy={policy}", "repo=me/clone", *words], said.append, lambda: api)
+    return code, api, "".join(said)
+
+
+def test_a_policy_is_pushed_as_a_model_without_what_tells_of_the_machine(policy):
+    code, api, said = pushed(policy)
+    assert (code, api.calls) == (0, [])
+    assert "2 files, 14 bytes, to the private model me/clone: would be pushed" in said
+    code, api, _ = pushed(policy, "really=yes")
+    assert (code, api.kind) == (0, "model")
+    assert api.calls[1] == ("upload", "me/clone", ["README.md", "policy.safetensors"])
+
+
+def test_a_policy_without_a_page_or_with_a_secret_is_not_pushed(policy, capsys):
+    (policy / "pretrain.json").write_text(f'{{"command": "hf_{"a" * 34}"}}')
+    assert pushed(policy, "really=yes")[1].calls == []
+    assert "pretrain.json holds a Hugging Face token" in capsys.readouterr().err
+    (policy / "README.md").unlink()
+    assert pushed(policy, "really=yes")[0] == 1
+    assert "has no README.md" in capsys.readouterr().err
+
+
+def test_a_policy_and_a_dataset_are_two_pushes(policy, capsys):
+    assert pushed(policy, "dataset=pick")[0] == 2
+    assert "give one of them" in capsys.readouterr().err
