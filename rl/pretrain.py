@@ -320,7 +320,8 @@ def _train(words: Mapping[str, str]) -> Taught:
         except Failed as error:
             raise RuntimeError(str(error)) from error
     fps, pixels = round(contents.fps), next(iter(recorded.values()))
-    write_json(out / ABOUT, {**_said(words), "goal": goal and str(goal), **circumstances()})
+    about = {**_said(words), "goal": goal and str(goal), "frames_a_second": fps}
+    write_json(out / ABOUT, {**about, **circumstances()})
     return Taught(folder=out, goal=goal, fps=fps, steps=plan.steps, pixels=pixels)
 
 
@@ -442,7 +443,7 @@ def main(argv: list[str]) -> int:
         words = words_of(argv)
         episodes = whole(words, "evaluation_episodes", least=0)
         taught = pretrain(words)
-        say(f"{taught.folder}: serve it with make serve-pi POLICY={taught.folder}")
+        say(f"{taught.folder}: serve it with make serve-pi {_served(taught, words['policy'])}")
         if episodes:
             _say(evaluate(taught, episodes=episodes, remote=words["policy"] != BC))
         write_card(taught.folder)
@@ -457,6 +458,12 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _end("cut off; resume=1 beside the same words goes on", INTERRUPTED)
     return 0
+
+
+def _served(taught: Taught, policy: str) -> str:
+    """Return the words that serve a policy at the rate it was taught at."""
+    hz = f" hz={taught.fps}" if policy != BC and taught.fps != SERVED_HZ else ""
+    return f"POLICY={taught.folder}{hz}"
 
 
 def _say(result: Mapping[str, object] | None) -> None:

@@ -7,10 +7,16 @@ from robot.journal import Journal
 from robot.recording.dataset import export
 
 
-def recorded(folder: Path, task: str, episodes: int, *, seed: int = 0) -> Path:
+def recorded(folder: Path, task: str, episodes: int, *, seed: int = 0, fps: int = 20) -> Path:
     """Record, and return the dataset's folder; the journal it came from lies around it."""
     folder.mkdir()
-    words = {"task": task, "episodes": str(episodes), "size": "96", "seed": str(seed)}
+    words = {
+        "task": task,
+        "episodes": f"{episodes}",
+        "size": "96",
+        "seed": f"{seed}",
+        "fps": f"{fps}",
+    }
     record(WORDS | words, Journal(folder))
     export(Journal(folder), folder / "lerobot")
     return folder / "lerobot"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from rl.pretrain import INTERRUPTED, main
 from robot.arm_config import ROOT
 from robot.recording.hub import POLICY, plan
 from tests.rl.demonstrations import recorded
+from tests.rl.spoilt import SPOILT, other_camera, other_fps
 
 LONG = {"policy": "bc", "steps": 1000, "batch_size": 16, "save_every": 50}
 
@@ -150,6 +152,33 @@ def test_what_cannot_be_taught_is_refused_in_one_sentence(words, said, dataset, 
     assert said in err
     assert err.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+TO_LEROBOT = [(spoil, said) for spoil, said in SPOILT if spoil not in (other_camera, other_fps)]
+"""Its policies look through whatever cameras there are, and are served at any rate."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "spoil", "said"),
+    [*(("bc", *one) for one in SPOILT), *(("act", *one) for one in TO_LEROBOT)],
+)
+def test_recordings_that_do_not_fit_are_refused_and_nothing_is_written(
+    policy, spoil, said, dataset, tmp_path, capsys
+):
+    root = shutil.copytree(dataset, tmp_path / "copy")
+    spoil(root)
+    assert teach(root, tmp_path / "out", policy=policy) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_recordings_of_another_rate_make_a_policy_that_is_served_at_it(tmp_path, capsys):
+    root = recorded(tmp_path / "journal", "reach", 1, fps=10)
+    words = {"policy": "act", "size": "small", "steps": 1, "batch_size": 1}
+    assert teach(root, tmp_path / "act", **words) == 0
+    assert f"POLICY={tmp_path / 'act'} hz=10\n" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_there_already_is_left_alone(dataset, tmp_path, capsys):
