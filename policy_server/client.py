@@ -180,7 +180,7 @@ class RemotePolicy:
         late = max(0, step - asked.step)
         committed = asked.request.committed
         # What was continued for a shorter delay than it took is blended as well.
-        continues = committed is not None and late <= committed.delay
+        continues = self.spec.continues and committed is not None and late <= committed.delay
         assert one.rows is not None  # noqa: S101 - looked at by the caller
         return self._queue.merge(one.rows, first_step=asked.step, step=step, continues=continues)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policy_server.backends.residual import RECIPE
+from policy_server.best_of import best_of
 from policy_server.policy import Policy, PolicyUnavailable
 
 PUBLISHED: Mapping[str, str] = {
@@ -41,13 +42,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Where and how large models compute."""
+    """Where and how models compute."""
 
     device: str = "auto"
     """cpu, cuda, mps; auto takes the best there is."""
     dtype: str = "float32"
     """float32 or bfloat16."""
     compiled: bool = False
+    samples: int = 1
+    """Chunks that are drawn for a request; see `policy_server.best_of`."""
     hz: float = 20.0
     """Rows a second of LeRobot's checkpoints, which do not say."""
 
@@ -66,6 +69,10 @@ class Device:
 def load_policy(name: str, device: Device | None = None) -> Policy:
     """Return the policy of a name; raise `PolicyUnavailable`."""
     device = device or Device()
+    return best_of(_one(name, device), device.samples)
+
+
+def _one(name: str, device: Device) -> Policy:
     kind, _, where = name.partition(":")
     if kind in _LOADERS:
         return _loaded(_LOADERS[kind], where, device)

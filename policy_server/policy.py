@@ -34,12 +34,21 @@ class PolicySpec:
     reads_goal: bool = True
     """Whether the instruction matters to it."""
     rtc: tuple[str, ...] = ()
-    """How it continues rows that are being carried out: `guided` or `prefix`; empty for not."""
+    """How it continues rows that are being carried out: `guided` or `prefix`; empty for not.
+
+    `best_of` says that it answers what fits them best of several chunks, which goes on with them
+    more or less.
+    """
     robot: str = "so101"
     checkpoint: str = ""
     """First 12 hex digits of the SHA-256 of its weights; empty for a policy without any."""
     normalisation: str = ""
     """The same of its normalisation statistics; empty for a policy without any."""
+
+    @property
+    def continues(self) -> bool:
+        """Return whether its chunks go on with committed rows as they are."""
+        return "guided" in self.rtc or "prefix" in self.rtc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,6 +75,8 @@ class PolicyRequest:
     """RGB by camera, shape (height, width, 3)."""
     committed: Committed | None = None
     """What the arm goes on doing meanwhile; None at the start of an episode."""
+    draw: int = 0
+    """Which answer is wanted of a policy that has several to the same question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

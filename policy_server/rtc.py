@@ -96,6 +96,20 @@ def guided_velocity[T: Tensor](
     return velocity + (error if vjp is None else vjp(error)) * coefficient
 
 
+def mismatch(old: Rows, new: Rows, *, delay: int, schedule: Schedule = "exp") -> float:
+    """Return how badly `new` goes on with `old`: the weighted mean of squared differences.
+
+    Weights are those of `prefix_weights` over the rows that both have, so that it counts most
+    whether `new` begins with the `delay` rows that are carried out meanwhile.
+    """
+    end = min(len(old), len(new))
+    weights = prefix_weights(end, delay=delay, overlap=end, schedule=schedule)
+    if not weights.any():
+        return 0.0
+    squares = np.square(old[:end].astype(np.float64) - new[:end]).sum(axis=1)
+    return float(weights @ squares / weights.sum())
+
+
 def cross_fade(
     old: Rows, new: Rows, *, delay: int, overlap: int, schedule: Schedule = "exp"
 ) -> Rows:

@@ -1,11 +1,18 @@
 """What a policy is asked before any arm may ask it: does it answer, and does it look and listen?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policy_server.policy import Policy, PolicyRequest, PolicySpec, PolicyUnavailable
+from policy_server.policy import (
+    Committed,
+    Policy,
+    PolicyRequest,
+    PolicySpec,
+    PolicyUnavailable,
+)
 from policy_server.scheduler import unusable
 
 SIZE = (96, 96)
@@ -22,10 +29,17 @@ def try_out(policy: Policy) -> tuple[str, ...]:
 
 
 def warm_up(policy: Policy) -> None:
-    """Have a policy answer batches of each size; raise `PolicyUnavailable` where it cannot."""
+    """Have a policy answer batches of each size; raise `PolicyUnavailable` where it cannot.
+
+    One that continues rows is asked to go on with its own, which may take a way of its own.
+    """
+    plain = probe(policy.spec)
     for size in BATCHES:
         for _ in range(WARM_UPS):
-            _answers(policy, [probe(policy.spec)] * size)
+            rows = answers(policy, [plain] * size)[0]
+            if policy.spec.rtc:
+                going_on = replace(plain, committed=Committed(rows=rows, delay=min(1, len(rows))))
+                answers(policy, [going_on] * size)
 
 
 def unread(policy: Policy) -> tuple[str, ...]:
@@ -40,10 +54,10 @@ def unread(policy: Policy) -> tuple[str, ...]:
     rng = np.random.default_rng(0)
     pictures = [_picture(spec, value) for value in (0, 255)]
     pictures.append(rng.integers(0, 256, pictures[0].shape, dtype=np.uint8))
-    seen = [_answers(policy, [probe(spec, picture=picture)])[0] for picture in pictures]
+    seen = [answers(policy, [probe(spec, picture=picture)])[0] for picture in pictures]
     if all(np.array_equal(seen[0], other) for other in seen[1:]):
         raise PolicyUnavailable("its answer does not depend on the picture: it was loaded wrongly")
-    heard = [_answers(policy, [probe(spec, goal=goal)])[0] for goal in GOALS]
+    heard = [answers(policy, [probe(spec, goal=goal)])[0] for goal in GOALS]
     if spec.reads_goal and np.array_equal(heard[0], heard[1]):
         return ("its answer does not depend on the sentence",)
     return ()
@@ -66,7 +80,8 @@ def _picture(spec: PolicySpec, value: int) -> NDArray[np.uint8]:
     return np.full((*(spec.image_size or SIZE), 3), value, np.uint8)
 
 
-def _answers(policy: Policy, requests: Sequence[PolicyRequest]) -> list[NDArray[np.float32]]:
+def answers(policy: Policy, requests: Sequence[PolicyRequest]) -> list[NDArray[np.float32]]:
+    """Return the rows of each answer; raise `PolicyUnavailable` where the policy fails."""
     try:
         chunks = policy.infer_batch(requests)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:

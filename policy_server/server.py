@@ -77,7 +77,11 @@ def host_of(cfg: DictConfig) -> Host:
     """Return the host of the configured policies, none of which is loaded."""
     names = [name.strip() for name in str(cfg.policies).split(",") if name.strip()]
     device = Device(
-        device=str(cfg.device), dtype=str(cfg.dtype), compiled=bool(cfg.compiled), hz=float(cfg.hz)
+        device=str(cfg.device),
+        dtype=str(cfg.dtype),
+        compiled=bool(cfg.compiled),
+        samples=int(cfg.samples),
+        hz=float(cfg.hz),
     )
     load = partial(load_policy, device=device)
     return Host(names, load=load, max_batch=int(cfg.max_batch), gather_s=float(cfg.gather_ms) / 1e3)

@@ -1,4 +1,4 @@
-"""pi0-FAST's answers: tokens decoded greedily, and turned into rows only where they are whole."""
+"""pi0-FAST's answers: tokens decoded, and turned into rows only where they are whole."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
@@ -15,6 +15,9 @@ PREFIX, END = "Action: ", "|"
 UNREADABLE = "\ufffd"
 """What a byte-level tokenizer puts for bytes that are no character; as a coefficient, 65533."""
 
+TEMPERATURE = 0.7
+"""Of the answers that are drawn, for best of several; the first one is the likeliest."""
+
 
 def overrides(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401 - fields of one class of LeRobot
     """Return what LeRobot does not keep of the action tokenizer beside a checkpoint."""
@@ -27,28 +30,44 @@ def overrides(config: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401 - field
     }
 
 
-def predict(policy: Any, batch: Mapping[str, Any]) -> tuple[Tensor, list[str]]:  # noqa: ANN401
+def predict(
+    policy: Any,  # noqa: ANN401
+    batch: Mapping[str, Any],
+    *,
+    drawn: Sequence[bool],
+) -> tuple[Tensor, list[str]]:
     """Return normalised rows, shape (batch, horizon, action_dim), and why a chunk has none.
 
-    Rows of a chunk that has none are NaN.
+    Rows of a chunk that has none are NaN. `drawn` says which are drawn, and not the likeliest.
     """
     config = policy.config
-    pictures, seen = policy._preprocess_images(batch)
-    tokens: Tensor = policy.model.sample_actions_fast_kv_cache(
-        pictures,
-        seen,
-        batch[TOKENS],
-        batch[MASK],
-        max_decoding_steps=config.max_decoding_steps,
-        temperature=0.0,
-    )
     shape = (config.n_action_steps, config.output_features["action"].shape[0])
-    refusals = [trouble(policy, answer, shape) for answer in tokens.tolist()]
+    tokens = _tokens(policy, batch, drawn)
+    refusals = [trouble(policy, answer.tolist(), shape) for answer in tokens]
     rows = torch.full((len(tokens), *shape), torch.nan)
     for index, why in enumerate(refusals):
         if not why:
             rows[index] = policy.detokenize_actions(tokens[index].cpu(), *shape)
     return rows, refusals
+
+
+def _tokens(policy: Any, batch: Mapping[str, Any], drawn: Sequence[bool]) -> list[Tensor]:  # noqa: ANN401
+    """Return the tokens of each answer of a batch."""
+    pictures, seen = policy._preprocess_images(batch)
+    found: dict[int, Tensor] = {}
+    for temperature, is_drawn in ((0.0, False), (TEMPERATURE, True)):
+        which = [index for index, one in enumerate(drawn) if one is is_drawn]
+        if which:
+            answers = policy.model.sample_actions_fast_kv_cache(
+                [picture[which] for picture in pictures],
+                [mask[which] for mask in seen],
+                batch[TOKENS][which],
+                batch[MASK][which],
+                max_decoding_steps=policy.config.max_decoding_steps,
+                temperature=temperature,
+            )
+            found |= dict(zip(which, answers, strict=True))
+    return [found[index] for index in range(len(drawn))]
 
 
 def trouble(policy: Any, answer: Sequence[int], shape: tuple[int, int]) -> str:  # noqa: ANN401

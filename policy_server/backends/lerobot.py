@@ -127,8 +127,9 @@ class LeRobotPolicy:
         batch: dict[str, Any] = self._preprocess(self._batch(requests))
         options: dict[str, Any] = self._noise(requests)
         options |= self._prefix(batch.pop(ACTION, None), options.get("noise"), requests)
+        drawn = [request.draw > 0 for request in requests]
         with self._precision(), self._generator():
-            rows, refusals = self._predict(batch, options, len(requests))
+            rows, refusals = self._predict(batch, options, drawn)
         actions: Tensor = self._postprocess(rows.float())
         return actions.cpu().numpy(), refusals
 
@@ -148,14 +149,14 @@ class LeRobotPolicy:
         return batch
 
     def _predict(
-        self, batch: dict[str, Any], options: dict[str, Any], size: int
+        self, batch: dict[str, Any], options: dict[str, Any], drawn: Sequence[bool]
     ) -> tuple[Tensor, list[str]]:
         """Return normalised rows, shape (batch, horizon, 6), and why one has none."""
         if self._config.type == "pi0_fast":
-            return fast.predict(self._policy, batch)
+            return fast.predict(self._policy, batch, drawn=drawn)
         if self._config.type == "diffusion":
             batch = repeated(batch, times=self._config.n_obs_steps)
-        return self._policy.predict_action_chunk(batch, **options), [""] * size
+        return self._policy.predict_action_chunk(batch, **options), [""] * len(drawn)
 
     def _noise(self, requests: Sequence[PolicyRequest]) -> dict[str, Tensor]:
         """Return the noise of each request, the same whenever and with whomever it comes."""
@@ -266,6 +267,7 @@ def repeated(batch: Mapping[str, Any], *, times: int) -> dict[str, Any]:
 
 
 def noise(request: PolicyRequest, shape: Sequence[int], *, seed: int) -> NDArray[np.float64]:
-    """Return the noise that an answer starts from: it depends on what was observed, and when."""
+    """Return the noise of an answer: it depends on what was observed, when, and on the draw."""
     observed = np.array([request.observed_at, *request.state["joint_pos"]], np.float64)
-    return np.random.default_rng([seed, zlib.crc32(observed.tobytes())]).standard_normal(shape)
+    entropy = [seed, zlib.crc32(observed.tobytes()), request.draw]
+    return np.random.default_rng(entropy).standard_normal(shape)

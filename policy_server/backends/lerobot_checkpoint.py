@@ -53,7 +53,7 @@ class Kind:
     noise: tuple[str, str | int] | None = None
     """Shape of the noise an answer starts from, as numbers or as its fields; None for no noise."""
     draws: bool = False
-    """Whether torch's own generator is drawn from: its answers then depend on the whole batch."""
+    """Whether torch's own generator is drawn from: such answers depend on the whole batch."""
     reads_goal: bool = True
     compiles: str = ""
     """The module to compile; empty where LeRobot itself compiles what is worth it.
@@ -75,7 +75,7 @@ KINDS: Mapping[str, Kind] = {
     "smolvla": _FLOW,
     "pi0": _FLOW,
     "pi05": _FLOW,
-    "pi0_fast": Kind(rows="n_action_steps"),
+    "pi0_fast": Kind(rows="n_action_steps", draws=True),
     "wall_x": Kind(draws=True, compiles="model"),
 }
 

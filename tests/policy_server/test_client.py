@@ -167,6 +167,19 @@ def test_committed_rows_go_along_where_the_policy_continues_them():
     assert committed[0].rows.shape[1] == 2
 
 
+@pytest.mark.parametrize(("rtc", "blended"), [(("prefix",), False), (("best_of",), True)])
+def test_rows_that_are_continued_more_or_less_are_blended_as_well(rtc, blended):
+    ramp = Ramp(replace(SPEC, rtc=rtc))
+    with served(ramp) as address:
+        policy = remote(address, waits=True)
+        for step in range(12):
+            row(policy, step, here=(9.0 * step, 9.0 * step))
+        policy.close()
+    assert any(request.committed for request in ramp.asked)
+    said = policy.streaming
+    assert (said.jumps < said.naive_jumps) is blended
+
+
 def test_a_policy_of_single_rows_is_waited_for_at_every_step():
     single = Ramp(replace(SPEC, horizon=1))
     with served(single) as address:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from policy_server.backends import fast
 from policy_server.backends.lerobot import LeRobotPolicy, noise
 from policy_server.backends.lerobot_checkpoint import KINDS
-from policy_server.policy import CheckpointError, Committed, PolicyRequest
+from policy_server.best_of import best_of
+from policy_server.policy import CheckpointError, Committed, PolicyRequest, PolicyUnavailable
 from policy_server.tiny import CAMERAS, PIXELS, SPREAD, make, small_pi
 
 ALL = tuple(KINDS)
@@ -245,6 +246,41 @@ def test_an_unknown_precision_is_refused(folder: Folders):
 def test_a_compiled_policy_answers_the_same(kind: str, folder: Folders, policy: Policies):
     compiled = LeRobotPolicy.load(folder(kind), compiled=True)
     assert apart(rows(compiled, request())[0], rows(policy(kind), request())[0]) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["smolvla", "diffusion", "wall_x"])
+def test_each_draw_is_another_answer_to_the_same_question(kind: str, policy: Policies):
+    first, *others = rows(policy(kind), *(request(draw=draw) for draw in range(3)))
+    np.testing.assert_allclose(first, rows(policy(kind), request())[0], atol=1e-4)
+    assert min(apart(first, others[0]), apart(first, others[1]), apart(*others)) > 1e-3
+
+
+def test_a_policy_that_draws_nothing_has_no_best_of_several(policy: Policies):
+    with pytest.raises(PolicyUnavailable, match="draws its answers"):
+        best_of(policy("act"), 2)
+
+
+def test_the_best_of_several_is_nearest_to_what_an_arm_is_doing(policy: Policies):
+    drawn = rows(policy("diffusion"), *(request(draw=draw) for draw in range(4)))
+    doing = Committed(rows=drawn[2] + 0.1, delay=1)
+    [chunk] = best_of(policy("diffusion"), 4).infer_batch([request(committed=doing)])
+    np.testing.assert_allclose(chunk.actions, drawn[2], atol=1e-3)
+
+
+def test_of_pi0_fast_s_answers_the_first_is_the_likeliest_and_others_are_drawn(
+    policy: Policies, monkeypatch: pytest.MonkeyPatch
+):
+    model, asked = policy("pi0_fast")._policy.model, []
+    sample = model.sample_actions_fast_kv_cache
+
+    def noting(*given: Any, **named: Any) -> torch.Tensor:
+        asked.append((len(given[2]), named["temperature"]))
+        return sample(*given, **named)
+
+    monkeypatch.setattr(model, "sample_actions_fast_kv_cache", noting)
+    first, *_ = policy("pi0_fast").infer_batch([request(draw=draw) for draw in range(4)])
+    assert asked == [(1, 0.0), (3, fast.TEMPERATURE)]
+    np.testing.assert_array_equal(first.actions, rows(policy("pi0_fast"), request())[0])
 
 
 # pi0-FAST: tokens that are no rows.

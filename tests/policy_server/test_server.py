@@ -44,6 +44,7 @@ def test_it_serves_until_it_is_asked_to_end(started):
         (["policy=pi0_fast"], 3, "hf download lerobot/pi0fast-base"),
         (["policy=wall_oss"], 3, "make finetune POLICY=wall_oss"),
         (["policy=null:fast"], 3, "expected null or null:40+6"),
+        (["policy=null", "samples=2"], 3, "needs a policy that draws its answers"),
         (["host=0.0.0.0"], 2, "POLICY_SERVER_TOKEN"),
         (["port=x"], 2, "POLICY_SERVER_PORT"),
         (["nonsense=1"], 2, "conf/policy_server.yaml"),
