@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import prometheus_client as prometheus
 import structlog
 
+from policy_server.accuracy import Accuracy, compare, plain_answers
 from policy_server.live_queues import LiveQueues
 from policy_server.load import Refused, load_policy
 from policy_server.policy import Policy, PolicyRequest, PolicySpec, PolicyUnavailable
@@ -18,6 +19,7 @@ from policy_server.self_test import try_out
 log = structlog.get_logger(__name__)
 
 type Load = Callable[[str], Policy]
+type Plain = Callable[[str], Policy | None]
 
 
 class Metrics:
@@ -51,6 +53,17 @@ class Serving:
     spec: PolicySpec
     scheduler: Scheduler
     warnings: tuple[str, ...]
+    accuracy: Accuracy | None = None
+    """Compared with float32; None where it was not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    """A policy that is fit to answer."""
+
+    policy: Policy
+    warnings: tuple[str, ...]
+    accuracy: Accuracy | None
 
 
 class Host:
@@ -61,11 +74,15 @@ class Host:
         names: Sequence[str],
         *,
         load: Load = load_policy,
+        plain: Plain = lambda _: None,
         max_batch: int = MAX_BATCH,
         gather_s: float = GATHER_S,
     ) -> None:
-        """Prepare to load one of `names`, the ones that are preferred first."""
-        self._names, self._load = tuple(names), load
+        """Prepare to load one of `names`, the ones that are preferred first.
+
+        `plain` gives the same policy in float32 to compare with, None where that is needless.
+        """
+        self._names, self._load, self._plain = tuple(names), load, plain
         self._max_batch, self._gather_s = max_batch, gather_s
         self._serving: Serving | None = None
         self._asked = threading.Lock()
@@ -94,19 +111,37 @@ class Host:
         for name in self._names:
             log.info("loading", policy=name)
             try:
-                policy = self._load(name)
-                warnings = try_out(policy)
+                tried = self._tried(name)
             except PolicyUnavailable as error:
                 self.refused.append(Refused(name=name, why=str(error)))
                 log.warning("policy cannot be had", policy=name, why=str(error))
             else:
-                scheduler = Scheduler(policy, max_batch=self._max_batch, gather_s=self._gather_s)
                 self._serving = Serving(
-                    name=name, spec=policy.spec, scheduler=scheduler, warnings=warnings
+                    name=name,
+                    spec=tried.policy.spec,
+                    scheduler=Scheduler(
+                        tried.policy, max_batch=self._max_batch, gather_s=self._gather_s
+                    ),
+                    warnings=tried.warnings,
+                    accuracy=tried.accuracy,
                 )
-                log.info("serving", policy=name, warnings=warnings)
+                log.info("serving", policy=name, warnings=tried.warnings)
                 return
         raise PolicyUnavailable("; ".join(f"{r.name}: {r.why}" for r in self.refused))
+
+    def _tried(self, name: str) -> _Tried:
+        """Load a policy, compare it with float32, warm it up; raise `PolicyUnavailable`."""
+        warnings, accuracy, wanted = (), None, None
+        try:
+            wanted = plain_answers(lambda: self._plain(name))
+        except PolicyUnavailable as error:
+            warnings = (f"it was not compared with float32: {error}",)
+        policy = self._load(name)
+        warnings += try_out(policy)
+        if wanted is not None:
+            accuracy = compare(policy, wanted)
+            warnings += accuracy.warnings
+        return _Tried(policy=policy, warnings=warnings, accuracy=accuracy)
 
     def submit(self, session: str, request: PolicyRequest, *, slack_s: float) -> Future[Answer]:
         """Return the answer to come; raise `NotAnswered`."""
@@ -121,13 +156,18 @@ class Host:
         mean: a policy with another spec is refused.
         """
         with self._asked:
-            serving, policy = self.serving, self._load(name)
-            if not same_contract(policy.spec, serving.spec):
+            serving, tried = self.serving, self._tried(name)
+            if not same_contract(tried.policy.spec, serving.spec):
                 raise PolicyUnavailable(f"{name} reads or writes something else than the one here")
-            warnings = try_out(policy)
-            serving.scheduler.swap(policy)
-            self._serving = replace(serving, name=name, spec=policy.spec, warnings=warnings)
-        log.info("policy swapped", policy=name, warnings=warnings)
+            serving.scheduler.swap(tried.policy)
+            self._serving = replace(
+                serving,
+                name=name,
+                spec=tried.policy.spec,
+                warnings=tried.warnings,
+                accuracy=tried.accuracy,
+            )
+        log.info("policy swapped", policy=name, warnings=tried.warnings)
 
     def close(self) -> None:
         """Take no more requests and answer those that wait."""

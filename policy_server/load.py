@@ -10,7 +10,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from policy_server.backends.residual import RECIPE
@@ -48,6 +48,8 @@ class Device:
     """cpu, cuda, mps; auto takes the best there is."""
     dtype: str = "float32"
     """float32 or bfloat16."""
+    int8: bool = False
+    """Whether the weights of linear layers are kept as int8."""
     compiled: bool = False
     samples: int = 1
     """Chunks that are drawn for a request; see `policy_server.best_of`."""
@@ -69,18 +71,30 @@ class Device:
 def load_policy(name: str, device: Device | None = None) -> Policy:
     """Return the policy of a name; raise `PolicyUnavailable`."""
     device = device or Device()
-    return best_of(_one(name, device), device.samples)
+    kind, where = _found(name)
+    return best_of(_loaded(_LOADERS[kind], where, device), device.samples)
 
 
-def _one(name: str, device: Device) -> Policy:
+def plain_policy(name: str, device: Device) -> Policy | None:
+    """Return the same policy in float32 and uncompiled; raise `PolicyUnavailable`.
+
+    None where it is that already: there is nothing to compare.
+    """
+    plain = Device(device=device.device, hz=device.hz)
+    if replace(device, samples=1) == plain or _found(name)[0] not in _COMPUTED:
+        return None
+    return load_policy(name, plain)
+
+
+def _found(name: str) -> tuple[str, str]:
+    """Return a policy's kind, and where it is; raise `PolicyUnavailable`."""
     kind, _, where = name.partition(":")
     if kind in _LOADERS:
-        return _loaded(_LOADERS[kind], where, device)
+        return kind, where
     if Path(name).is_dir():
-        return _loaded(_LOADERS[kind_of(Path(name))], name, device)
+        return kind_of(Path(name)), name
     if name in PUBLISHED:
-        kind = "openvla" if name == "openvla" else "lerobot"
-        return _loaded(_LOADERS[kind], str(downloaded(name)), device)
+        return "openvla" if name == "openvla" else "lerobot", str(downloaded(name))
     if name in BASES:
         raise PolicyUnavailable(
             f"{BASES[name]} says neither joints nor cameras nor their scales: fine-tune it with "
@@ -172,14 +186,19 @@ def _lerobot(where: str, device: Device) -> Policy:
     from policy_server.backends.lerobot import LeRobotPolicy  # noqa: PLC0415
 
     return LeRobotPolicy.load(
-        where, device=device.found, dtype=device.dtype, compiled=device.compiled, hz=device.hz
+        where,
+        device=device.found,
+        dtype=device.dtype,
+        int8=device.int8,
+        compiled=device.compiled,
+        hz=device.hz,
     )
 
 
 def _openvla(where: str, device: Device) -> Policy:
     from policy_server.backends.openvla import OpenVlaPolicy  # noqa: PLC0415
 
-    return OpenVlaPolicy.load(where, device=device.found, dtype=device.dtype)
+    return OpenVlaPolicy.load(where, device=device.found, dtype=device.dtype, int8=device.int8)
 
 
 def _openpi(where: str, _: Device) -> Policy:
@@ -196,3 +215,5 @@ _LOADERS: Mapping[str, Load] = {
     "openvla": _openvla,
     "openpi": _openpi,
 }
+_COMPUTED = ("lerobot", "openvla")
+"""Kinds that `Device` makes a difference to."""

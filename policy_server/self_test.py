@@ -51,16 +51,19 @@ def unread(policy: Policy) -> tuple[str, ...]:
     spec = policy.spec
     if not spec.images:
         return ()
-    rng = np.random.default_rng(0)
-    pictures = [_picture(spec, value) for value in (0, 255)]
-    pictures.append(rng.integers(0, 256, pictures[0].shape, dtype=np.uint8))
-    seen = [answers(policy, [probe(spec, picture=picture)])[0] for picture in pictures]
+    seen = [answers(policy, [probe(spec, picture=picture)])[0] for picture in _pictures(spec)]
     if all(np.array_equal(seen[0], other) for other in seen[1:]):
         raise PolicyUnavailable("its answer does not depend on the picture: it was loaded wrongly")
     heard = [answers(policy, [probe(spec, goal=goal)])[0] for goal in GOALS]
     if spec.reads_goal and np.array_equal(heard[0], heard[1]):
         return ("its answer does not depend on the sentence",)
     return ()
+
+
+def probes(spec: PolicySpec) -> list[PolicyRequest]:
+    """Return requests that fit a spec: black, white and noisy pictures, and two sentences."""
+    seen = [probe(spec, picture=picture) for picture in _pictures(spec)]
+    return [*seen, *(probe(spec, goal=goal) for goal in GOALS)]
 
 
 def probe(
@@ -74,6 +77,12 @@ def probe(
         goal=goal,
         observed_at=0.0,
     )
+
+
+def _pictures(spec: PolicySpec) -> list[NDArray[np.uint8]]:
+    dark, bright = (_picture(spec, value) for value in (0, 255))
+    noise = np.random.default_rng(0).integers(0, 256, dark.shape, dtype=np.uint8)
+    return [dark, bright, noise]
 
 
 def _picture(spec: PolicySpec, value: int) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policy_server.host import Host
 from policy_server.line_server import LineServer
-from policy_server.load import Device, load_policy
+from policy_server.load import Device, load_policy, plain_policy
 from policy_server.policy import PolicyUnavailable
 from policy_server.service import create_app
 from robot.http_server import ServiceError, server_of
@@ -79,12 +79,18 @@ def host_of(cfg: DictConfig) -> Host:
     device = Device(
         device=str(cfg.device),
         dtype=str(cfg.dtype),
+        int8=bool(cfg.int8),
         compiled=bool(cfg.compiled),
         samples=int(cfg.samples),
         hz=float(cfg.hz),
     )
-    load = partial(load_policy, device=device)
-    return Host(names, load=load, max_batch=int(cfg.max_batch), gather_s=float(cfg.gather_ms) / 1e3)
+    return Host(
+        names,
+        load=partial(load_policy, device=device),
+        plain=partial(plain_policy, device=device),
+        max_batch=int(cfg.max_batch),
+        gather_s=float(cfg.gather_ms) / 1e3,
+    )
 
 
 def _wait_for_signal() -> None:

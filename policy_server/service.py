@@ -98,6 +98,7 @@ def health_of(host: Host) -> dict[str, object]:
         said |= {
             "policy": serving.name,
             "warnings": list(serving.warnings),
+            "accuracy": asdict(serving.accuracy) if serving.accuracy else None,
             "spec": asdict(serving.spec),
             "waiting": serving.scheduler.waiting,
             "arms": host.queues.figures(time.monotonic()),

@@ -35,6 +35,7 @@ from policy_server.backends.lerobot_checkpoint import (
     refuse_other_weights,
     spec_from,
 )
+from policy_server.backends.precision import quantise_linear
 from policy_server.policy import ActionChunk, Committed, PolicyRequest, PolicySpec, no_chunk
 from robot.arm import JOINTS
 
@@ -72,19 +73,21 @@ class LeRobotPolicy:
             self._policy.model.rtc_processor = self._guidance
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 - one keyword each for what a checkpoint does not say
         cls,
         path: str | Path,
         *,
         device: str = "cpu",
         dtype: str = "float32",
+        int8: bool = False,
         compiled: bool = False,
         hz: float = 20.0,
         seed: int = 0,
     ) -> Self:
         """Return the policy of a folder or a hub id; raise `CheckpointError` if it is of no use.
 
-        `hz` is the rate its rows were recorded at, which a checkpoint does not say.
+        `hz` is the rate its rows were recorded at, which a checkpoint does not say. With `int8`
+        the weights of linear layers have 8 bits.
         """
         folder = folder_of(path)
         config = config_of(folder, device=device, dtype=dtype, compiled=compiled)
@@ -92,6 +95,8 @@ class LeRobotPolicy:
         policy: Any = get_policy_class(config.type).from_pretrained(folder, config=config)
         spec = spec_from(config, folder, hz=hz, guided=policy.supports_rtc())
         refuse_other_weights(policy, folder / WEIGHTS)
+        if int8:
+            quantise_linear(policy)
         if compiled and (module := KINDS[config.type].compiles):
             policy.set_submodule(module, torch.compile(policy.get_submodule(module)))
         autocast = torch.float32 if hasattr(config, "dtype") else getattr(torch, dtype)

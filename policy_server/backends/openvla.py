@@ -28,6 +28,7 @@ from policy_server.backends.openvla_model import (
     load_network,
     weight_files,
 )
+from policy_server.backends.precision import quantise_linear
 from policy_server.policy import (
     ActionChunk,
     CheckpointError,
@@ -233,6 +234,7 @@ class OpenVlaPolicy:
         *,
         device: str = "cpu",
         dtype: str = "float32",
+        int8: bool = False,
         unnorm_key: str | None = None,
         camera: str = "front",
         center_crop: bool = False,
@@ -264,6 +266,8 @@ class OpenVlaPolicy:
         )
         network = load_network(folder, plan, device=device, dtype=getattr(torch, dtype))
         head = load_head(head_of, network, action_dim=spec.action_dim) if head_of else None
+        if int8:
+            quantise_linear(network, *([head] if head else []))
         return cls(network, head, spec, prompter=prompter, eyes=eyes, action_range=action_range)
 
     @property

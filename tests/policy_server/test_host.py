@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from policy_server.host import Host
-from policy_server.load import kind_of, load_policy
+from policy_server.load import Device, kind_of, load_policy, plain_policy
 from policy_server.policy import ActionChunk, PolicyUnavailable
 from policy_server.scheduler import NotAnswered
 from policy_server.self_test import unread, warm_up
@@ -128,3 +128,67 @@ def test_the_null_policy_stays_where_the_arm_is():
     policy = load_policy("null")
     chunk = policy.infer_batch([ask(state={"joint_pos": np.arange(6, dtype=np.float32)})])[0]
     np.testing.assert_array_equal(chunk.actions, np.tile(np.arange(6), (16, 1)))
+
+
+class Off(Ramp):
+    """Is off by so many degrees."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def _chunk(self, request):
+        chunk = super()._chunk(request)
+        return ActionChunk(actions=chunk.actions + np.float32(self.by), observed_at=0.0)
+
+
+def compared(by, plain=lambda _: Ramp()):
+    host = Host(["it"], load=lambda _: Off(by), plain=plain)
+    host.open()
+    host.close()
+    return host._serving
+
+
+def test_what_is_near_float32_is_served_and_how_near_is_known():
+    serving = compared(0.5)
+    assert (serving.accuracy.largest, serving.accuracy.observations) == (0.5, 5)
+    assert serving.warnings == ()
+
+
+def test_what_is_farther_from_float32_than_the_tolerance_is_said_to_be():
+    assert compared(2.0).warnings == (
+        "its numbers are up to 2.00 from float32's, more than 1 degree or percent",
+    )
+
+
+def test_what_is_too_far_from_float32_is_not_served():
+    with pytest.raises(PolicyUnavailable, match=r"up to 6\.0 from float32's, more than 5 degrees"):
+        compared(6.0)
+
+
+def test_without_a_float32_to_compare_with_the_policy_is_served_with_a_warning():
+    def too_large(_):
+        raise PolicyUnavailable("out of memory")
+
+    serving = compared(6.0, too_large)
+    assert serving.warnings == ("it was not compared with float32: out of memory",)
+    assert serving.accuracy is None
+
+
+def test_a_swap_is_compared_as_well():
+    made = {"old": Off(0.0), "new": Off(0.25), "wrong": Off(9.0)}
+    host = Host(["old"], load=made.get, plain=lambda _: Ramp())
+    host.open()
+    host.swap("new")
+    assert host.serving.accuracy.largest == 0.25
+    with pytest.raises(PolicyUnavailable, match="from float32's"):
+        host.swap("wrong")
+    host.close()
+
+
+def test_only_what_computes_otherwise_has_a_plain_policy_to_compare_with():
+    half = Device(device="cpu", dtype="bfloat16")
+    assert plain_policy("null", half) is None
+    assert plain_policy("lerobot:anywhere", Device(device="cpu", samples=4)) is None
+    with pytest.raises(PolicyUnavailable):
+        plain_policy("lerobot:/nowhere/at/all", half)

@@ -234,6 +234,16 @@ def test_half_precision_answers_nearly_the_same(kind: str, folder: Folders, poli
     assert 0.0 < apart(one, other) < 0.2
 
 
+@pytest.mark.parametrize("kind", ["act", "smolvla", "pi0", "pi0_fast"])
+def test_weights_of_eight_bits_answer_nearly_the_same(kind: str, folder: Folders, policy: Policies):
+    with small_pi():
+        small = LeRobotPolicy.load(folder(kind), int8=True)
+    (one,), (other,) = (rows(each, request()) for each in (policy(kind), small))
+    assert apart(one, other) < 0.2
+    held = {str(value.dtype) for value in small._policy.state_dict().values()}
+    assert "torch.int8" in held
+
+
 def test_an_unknown_precision_is_refused(folder: Folders):
     with pytest.raises(ValueError, match="no dtype 'int8'; known: float32, bfloat16"):
         LeRobotPolicy.load(folder("act"), dtype="int8")

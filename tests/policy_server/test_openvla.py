@@ -248,6 +248,13 @@ def test_half_precision_answers_too(folder):
     assert chunk.actions.shape == (1, 6)
 
 
+def test_weights_of_eight_bits_answer_too(folder):
+    policy = OpenVlaPolicy.load(folder, int8=True)
+    kept = policy.network.state_dict().values()
+    assert policy.infer_batch([request()])[0].actions.shape == (1, 6)
+    assert torch.int8 in {value.dtype for value in kept}
+
+
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
