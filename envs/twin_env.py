@@ -36,11 +36,13 @@ def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
     hz: float = HZ,
     render_mode: str | None = None,
     layout: Layout | None = None,
+    slide: float = 0.0,
 ) -> ArmEnv:
     """Return an environment over a new twin; with `images` its frames join the observation.
 
     `layout` says what lies on the table where that is not just what the goal names, and
-    `perturbation` in what arm and table differ from the nominal ones.
+    `perturbation` in what arm and table differ from the nominal ones; `slide` is the thing's speed
+    along y, metres a second.
     """
     if actions not in ACTION_SPACES:
         raise ValueError(f"unknown actions {actions!r}; known: {', '.join(ACTION_SPACES)}")
@@ -53,6 +55,7 @@ def make_twin_env(  # noqa: PLR0913 - the function is the schema of conf/arm
         variation=variation,
         arm_variation=arm_variation,
         perturbation=perturbation,
+        slide=slide,
     )
     arm = GuardedArm(twin, Guard(limits), twin.clock, period_s=min(CONTROL_PERIOD_S, 1 / hz))
     return ArmEnv(

@@ -37,17 +37,18 @@ READY_S = 60.0
 HZ = 20.0
 THRESHOLD = "policy.threshold=0.9"
 """The expert cannot see what it imagines: it is asked again as soon as may be."""
+TITLE = "the scripted expert, served: place on arms at 20 Hz"
 
 type Row = Mapping[str, object]
 
 
 @contextmanager
-def expert() -> Generator[str]:
-    """Serve the scripted expert on a free port and yield its address."""
+def expert(task: str = "place") -> Generator[str]:
+    """Serve the scripted expert for a task on a free port and yield its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    words = ["policy=scripted:place", f"port={port}"]
+    words = [f"policy=scripted:{task}", f"port={port}"]
     server = subprocess.Popen(
         [sys.executable, "-m", "policy_server.server", *words],
         cwd=ROOT,
@@ -115,9 +116,9 @@ def _loop_s(episode: Episode) -> tuple[int, float]:
     return episode.steps, float(episode.stamps[first + episode.steps] - episode.stamps[first])
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Row], *, title: str = TITLE) -> Table:
     """Return the rows for a terminal."""
-    shown = Table(title="the scripted expert, served: place on arms at 20 Hz")
+    shown = Table(title=title)
     for name in rows[0]:
         shown.add_column(name.replace("_", " "), justify="right")
     for row in rows:

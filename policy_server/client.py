@@ -59,17 +59,24 @@ class RemotePolicy:
         Raise `SpecMismatch` where policy and arm do not fit. conf/policy/remote.yaml says what the
         settings do; `jpeg` is the link's, and `name` what the server calls this arm. With `waits`
         no step passes while an answer is on its way, as suits an arm whose time stands still
-        meanwhile: every chunk is one step late, and one of a single row is not late at all.
+        meanwhile: every chunk is one step late, and one of a single row is not late at all;
+        `delay_s` then passes in the arm's own steps.
         """
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"threshold={threshold}; expected above 0, at most 1")
         self._link = PolicyLink(
-            url, name=name, token=token, timeout_s=timeout_s, jpeg=jpeg, delay_s=delay_s
+            url,
+            name=name,
+            token=token,
+            timeout_s=timeout_s,
+            jpeg=jpeg,
+            delay_s=0.0 if waits else delay_s,
         )
         self._cameras = _agreed(self._link, arm, rename)
         self.spec = replace(self._link.spec, images=tuple(self._cameras.values()))
         self._rtc, self._threshold = rtc, threshold
-        self._patience_s = timeout_s + delay_s if waits else 0.0
+        self._patience_s = timeout_s if waits else 0.0
+        self._late_steps = round(delay_s * self.spec.hz) if waits else 0
         self._horizon = min(actions_per_chunk or self.spec.horizon, self.spec.horizon)
         self._queue = ActionQueue(
             action_dim=self.spec.action_dim,
@@ -80,14 +87,14 @@ class RemotePolicy:
         )
         self._rolls = rolls_forward and self.spec.action_space == "joint_pos"
         self._delay, self.streaming = DelayEstimate(), Streaming()
-        self._step = self._episode = 0
+        self._step = self._episode = self._opens = 0
         self._empty_since: float | None = None
 
     def reset(self) -> None:
         """Begin another episode: no row of the last one is left."""
         self._link.drop()
         self._queue.clear()
-        self._step, self._empty_since = 0, None
+        self._step, self._opens, self._empty_since = 0, 0, None
         self._episode += 1
         self.streaming = Streaming()
 
@@ -96,9 +103,11 @@ class RemotePolicy:
         (request,) = requests
         step, self._step = self._step, self._step + 1
         self.streaming.steps += 1
-        self._take_in(step, wait_s=self._patience_s if step and self._link.is_busy else 0.0)
-        if self._is_due(step):
-            self._ask(request, step)
+        if step >= self._opens:
+            self._take_in(step, wait_s=self._patience_s if step and self._link.is_busy else 0.0)
+            if self._is_due(step):
+                self._ask(request, step)
+                self._opens = step + 1 + self._late_steps if step else 0
         row = self._queue.take(step)
         if row is None:
             row = self._awaited(step)

@@ -71,11 +71,13 @@ class Twin:
         variation: float = 0.0,
         arm_variation: float = 0.0,
         perturbation: Perturbation = NOMINAL,
+        slide: float = 0.0,
     ) -> None:
         """Build the twin; `image_size` is (height, width) in pixels.
 
         `variation`, 0 to 1, is how much the table differs from scene to scene, `arm_variation` how
-        much servos, links and frames do; `perturbation` is the same in every scene.
+        much servos, links and frames do; `perturbation` is the same in every scene. The thing
+        slides at `slide` metres a second along y, and back from where the cubes' range ends.
         """
         _check(preset, cameras)
         self._servo = PRESETS[preset]
@@ -98,6 +100,7 @@ class Twin:
         self._goal = np.zeros(6)
         self._frames: dict[str, Frame] = {}
         self._thing_start = np.zeros(3)
+        self._slide = slide
         self.clock = TwinClock(self, realtime=realtime)
         self.reset(seed=0)
 
@@ -163,7 +166,8 @@ class Twin:
         while steps > 0:
             self._apply_due()
             is_moving = self._smooth()
-            burst = 1 if self._pending or is_moving else steps
+            self._push_on()
+            burst = 1 if self._pending or is_moving or self._slide else steps
             mujoco.mj_step(self._model, self._data, burst)
             steps -= burst
 
@@ -183,6 +187,15 @@ class Twin:
         self._data.ctrl += way * -np.expm1(-TIMESTEP_S / self._beyond.smoothing_s)
         return bool(np.abs(way).max() > _ARRIVED_RAD)
 
+    def _push_on(self) -> None:
+        """Carry the thing on by a time step, as a belt does: the table's friction would stop it."""
+        if not self._slide:
+            return
+        where = self._data.joint("thing").qpos
+        if not CUBE_Y[0] <= where[1] <= CUBE_Y[1]:
+            self._slide = -np.sign(where[1]) * abs(self._slide)
+        where[1] += self._slide * TIMESTEP_S
+
     # As a scene
 
     def reset(self, seed: int) -> None:
@@ -197,6 +210,7 @@ class Twin:
         self._data.xfrc_applied[self._links, :3] = self._model.body_mass[self._links, None] * pull
         self._pending.clear()
         self._frames.clear()
+        self._slide = abs(self._slide)
         pose = to_radians(np.array(REST_POSE))
         self._data.qpos[self._joints] = pose
         self._data.ctrl[:] = self._goal = pose
@@ -253,12 +267,16 @@ class Twin:
         return Truth(
             thing=data.body("thing").xpos.copy(),
             thing_start=self._thing_start.copy(),
-            thing_speed=float(np.linalg.norm(data.joint("thing").qvel[:3])),
+            thing_speed=self._thing_speed(),
             place=data.body("place").xpos.copy() if place else None,
             tool=tool_position(self._true_joints()),
             gripper=float(self._true_joints()[5]),
             held=self._held(),
         )
+
+    def _thing_speed(self) -> float:
+        carried = np.array([0.0, self._slide, 0.0])
+        return float(np.linalg.norm(self._data.joint("thing").qvel[:3] + carried))
 
     def _true_joints(self) -> Joints:
         return from_radians(self._data.qpos[self._joints])

@@ -67,6 +67,16 @@ def test_an_arm_that_waits_has_every_chunk_one_step_after_it_was_asked_for(ramp)
     assert policy.streaming.starved == 0
 
 
+def test_a_delay_passes_in_the_steps_of_an_arm_that_waits(ramp):
+    with served(ramp) as address:
+        policy = remote(address, rtc=False, threshold=0.9, waits=True, delay_s=0.1)
+        got = [row(policy, step, here=(step, step)) for step in range(40)]
+        policy.close()
+    assert got == [[step + 1] * 2 for step in range(40)]
+    assert set(policy.streaming.delays) == {3}
+    assert policy.streaming.starved == 0
+
+
 def test_an_arm_that_waits_has_each_lone_row_in_its_own_step(ramp):
     ramp.spec = replace(SPEC, horizon=1)
     with served(ramp) as address:

@@ -84,6 +84,25 @@ def test_a_compliant_arm_reacts_late_and_sags() -> None:
     assert 0.5 < off < 8.0
 
 
+def test_a_thing_slides_at_its_speed_turns_at_the_end_of_its_range_and_starts_over() -> None:
+    twin = Twin(Layout(thing=RED), slide=0.05)
+    paths: list[list[float]] = []
+    for _ in range(2):
+        twin.reset(seed=3)
+        path: list[float] = []
+        for _ in range(60):
+            twin.clock.sleep_until(twin.clock.now() + 0.1)
+            path.append(float(twin.truth().thing[1]))
+        paths.append(path)
+    first, again = paths
+    assert first == again
+    speeds = np.abs(np.diff(first)) / 0.1
+    assert np.median(speeds) == pytest.approx(0.05, abs=0.002)
+    assert max(first) < CUBE_Y[1] + 0.01
+    assert min(np.diff(first)) < 0 < max(np.diff(first))
+    assert twin.truth().thing[2] == pytest.approx(CUBE_EDGE / 2, abs=0.003)
+
+
 def test_frames_carry_time_and_the_things_colours(twin: Twin) -> None:
     twin.reset(seed=3)
     frame = twin.frames()["front"]
