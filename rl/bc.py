@@ -28,7 +28,7 @@ from policy_server.policy import PolicySpec
 from rl.adam import Adam
 from rl.bc_checkpoint import Checkpoint
 from rl.networks import Networks
-from robot.journal import Episode
+from robot.journal import SOURCES, Episode, Source
 from robot.revision import git_revision
 from robot.sealed import make_folder, seal
 
@@ -36,6 +36,8 @@ NOT_A_CAUSE = ("action", "time_left")
 """What follows from the steps before: a clone that reads it repeats them instead of looking."""
 LEAST_STD, SATURATED = 0.05, 0.98
 """Least spread of an action, and where the tanh's inverse is cut off: further out it runs away."""
+EXPERTS: Sequence[Source] = ("human", "scripted")
+"""Who takes over from a policy and is to be copied (HG-DAgger)."""
 REPORTS = 20
 
 
@@ -51,18 +53,22 @@ class Steps:
     """Which episode each step is of, shape (n,)."""
 
 
-def steps_of(episodes: Iterable[Episode], spec: PolicySpec) -> Steps:
-    """Return the steps of episodes that were kept for policies of this spec."""
+def steps_of(
+    episodes: Iterable[Episode], spec: PolicySpec, *, by: Sequence[Source] = SOURCES
+) -> Steps:
+    """Return the steps, taken `by` these, of episodes that were kept for policies of this spec."""
+    wanted = [SOURCES.index(source) for source in by]
     states: list[NDArray[np.float32]] = []
     actions: list[NDArray[np.float32]] = []
     lengths: list[int] = []
     for episode in episodes:
+        chosen = np.flatnonzero(np.isin(episode.source, wanted))
         rows = [
             join({name: values[step] for name, values in episode.state.items()}, spec)
-            for step in range(episode.steps)
+            for step in chosen
         ]
         states += rows
-        actions.append(episode.actions)
+        actions.append(episode.actions[chosen])
         lengths.append(len(rows))
     return Steps(
         states=np.array(states, np.float32),

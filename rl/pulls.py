@@ -11,12 +11,13 @@ from torch import Tensor
 
 from policy_server.policy import PolicySpec
 from rl.adam import Adam
-from rl.bc import Copying, steps_of
+from rl.bc import EXPERTS, Copying, Steps, steps_of
 from rl.command_line import find_run
 from rl.networks import Networks
 from rl.prefer import labels_of, ranked_of
 from rl.preference import Contrast, Pairwise
-from robot.journal import read_episode
+from rl.run_folder import RunFolder
+from robot.journal import SOURCES, read_episode
 from robot.words import UsageError
 
 TOO_LITTLE = 1e-3
@@ -111,8 +112,9 @@ def pulls_of(
     """Return what pulls an actor, by name.
 
     `bc` and `preferences` name a `run` whose episodes are copied or compared, and settings of
-    `Pull`; `preferences` may also say which `pairs` (as `rl.prefer` takes them) and how many
-    (`count`). Raise `ValueError` where one makes no sense, `BadRun` for a run that there is not.
+    `Pull`; `bc` with `taken_over` copies only what a person or the expert did, and `preferences`
+    may say which `pairs` (as `rl.prefer` takes them) and how many (`count`). Raise `ValueError`
+    where one makes no sense, `BadRun` for a run that there is not.
     """
     pulls: dict[str, Pull] = {}
     if bc is not None:
@@ -121,11 +123,23 @@ def pulls_of(
             np.random.default_rng([seed, 2]),
         )
         folder = find_run(_run_of(settings, "bc"), runs)
-        steps = steps_of((read_episode(path) for path in folder.episodes()), spec)
+        steps = _copied(folder, spec, experts=bool(settings.pop("taken_over", False)))
         pulls["bc"] = Pull("bc", Copying(steps, spec, networks, draws), networks, draws, **settings)
     if preferences is not None:
         pulls["preferences"] = _by_preferences(spec, networks, preferences, runs, seed)
     return pulls
+
+
+def _copied(folder: RunFolder, spec: PolicySpec, *, experts: bool) -> Steps:
+    """Return what is copied of a run; raise `ValueError` where nobody took over."""
+    episodes = (read_episode(path) for path in folder.episodes())
+    steps = steps_of(episodes, spec, by=EXPERTS if experts else SOURCES)
+    if not len(steps.states):
+        raise ValueError(
+            f"bc: nobody took over in {folder.path}; expected steps of {' or '.join(EXPERTS)}: "
+            "give a run with take-overs, or leave taken_over out"
+        )
+    return steps
 
 
 def _by_preferences(

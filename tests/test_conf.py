@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from rewarder.goal import parse_goal
+from rl.command_line import quoted
 from rl.train import goal_of, make_learner, schedule_of
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -24,6 +25,13 @@ def composed(config, *overrides):
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_entry_point_composes(entry):
     OmegaConf.to_container(composed(entry), resolve=False)
+
+
+def test_a_pull_is_a_setting_as_the_readme_writes_it():
+    words = ["learner.bc={run:runs/x,taken_over:true}", "learner.preferences={run:runs/y}"]
+    learner = composed("train", *map(quoted, words)).learner
+    assert (learner.bc.run, learner.bc.taken_over) == ("runs/x", True)
+    assert learner.preferences.run == "runs/y"
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -11,10 +11,10 @@ from policy_server.backends.network import encoding_of, tensors_of
 from rl.bc import Copying, write_policy
 from rl.networks import Networks
 from rl.preference import Contrast, Pairwise
-from rl.pulls import Pull
+from rl.pulls import Pull, _copied
 from rl.sac import SacLearner
 from rl.transition import Transition
-from robot.journal import read_episode
+from robot.journal import SOURCES, read_episode
 from tests.rl.prior_runs import fitting_episode, run_of
 from tests.rl.test_bc import SPEC, answers
 from tests.rl.test_bc import made_up as recorded
@@ -226,3 +226,20 @@ def test_a_pull_from_nothing_is_refused(run, options, said):
 def test_preferences_that_nobody_stated_are_refused(run):
     with pytest.raises(ValueError, match="there are no pairs"):
         learner(run, preferences={"run": run.path.name, "pairs": "nowhere.jsonl"})
+
+
+def test_of_a_run_with_take_overs_the_expert_s_steps_alone_are_copied(tmp_path):
+    episode = fitting_episode(1)
+    source = np.array([SOURCES.index(who) for who in ("policy", "human", "scripted", "random")])
+    source = np.resize(source, episode.steps).astype(np.uint8)
+    run = run_of(tmp_path, replace(episode, source=source))
+    kept = _copied(run, SPEC, experts=True)
+    assert kept.actions.tolist() == episode.actions[[1, 2]].tolist()
+    assert len(_copied(run, SPEC, experts=False).actions) == episode.steps
+
+
+def test_a_run_in_which_nobody_took_over_is_refused(tmp_path):
+    policy = np.zeros(5, np.uint8)
+    run = run_of(tmp_path, replace(fitting_episode(1), source=policy))
+    with pytest.raises(ValueError, match="nobody took over"):
+        learner(run, bc={"run": run.path.name, "taken_over": True})
