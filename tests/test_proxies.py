@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from rl.live_arms import ArmAddress, ArmLink
+from rl.live_dashboard import Service
 from robot.arm_config import ArmConfig
 from robot.doctor.camera_watch import ServedCamera
 from robot.doctor.links import check_service, state_of
@@ -47,8 +48,8 @@ def test_the_dashboard_stops_and_sees_an_arm(arm):
 
 
 def test_the_dashboard_reaches_services(arm, tmp_path):
-    with dashboard({}, tmp_path, links={"REWARDER_URL": arm}) as url:
-        assert httpx.get(f"{url}/run", trust_env=False).json()["links"]["REWARDER_URL"]["ok"]
+    with dashboard({}, tmp_path, links={"REWARDER": Service(arm)}) as url:
+        assert httpx.get(f"{url}/run", trust_env=False).json()["links"]["REWARDER"]["ok"]
 
 
 def test_the_doctor_reaches_processes_and_services(arm, monkeypatch):
