@@ -88,8 +88,8 @@ def test_joints_success_and_reward_are_drawn(page):
 
 def test_the_rows_that_an_arm_has_left_are_drawn_as_they_are(page):
     page.until("document.querySelectorAll('#queues canvas').length === 1")
-    said = "arm01: 5 rows left when it last asked; ran out 2 times"
-    page.until(f"{shown('#queues p')} === {said!r}")
+    said = page.do(shown("#queues p"))
+    assert said == "arm01: 5 rows left when it last asked; ran out 2 times"
 
 
 def test_pressing_stop_stops_that_arm_and_shows_it_latched(page, arm):
