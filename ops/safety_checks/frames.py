@@ -31,7 +31,7 @@ class MemoryPort:
         """Connect to a bus; late bytes come before or after the next question."""
         self._bus, self._rng = bus, rng
         self._heard, self._late = bytearray(), bytearray()
-        self.ser = self
+        self.ser, self.readPort = self, self.read
         self.is_using = False
         self.tx_time_per_byte = 0.01
         self.replies = 0
@@ -51,9 +51,9 @@ class MemoryPort:
             (self._late if reply.delay_s else self._heard).extend(reply.data)
         return len(packet)
 
-    def readPort(self, length: int) -> list[int]:  # noqa: N802 - the SDK's
+    def read(self, length: int) -> bytes:
         """Return up to `length` bytes."""
-        data = list(self._heard[: max(0, length)])
+        data = bytes(self._heard[:length])
         del self._heard[: len(data)]
         return data
 
@@ -75,6 +75,7 @@ class _OnMemory(So101):
 
     def _open(self) -> None:
         sdk = cast("Any", scservo_sdk)
+        self.memory.readPort = self._received
         self._bus = SimpleNamespace(
             port_handler=self.memory, packet_handler=sdk.PacketHandler(0), is_connected=False
         )

@@ -159,6 +159,14 @@ class So101:
             raise self._gone(error) from error
         return replies, tuple(errors)
 
+    def _received(self, length: int) -> bytes:
+        """Return `length` bytes: first of what came early, then of what the port has yet."""
+        # Of a damaged reply the SDK asks for fewer than none.
+        taken = self._early[: max(0, length)]
+        self._early = self._early[len(taken) :]
+        missing = length - len(taken)
+        return taken + self._bus.port_handler.ser.read(missing) if missing > 0 else taken
+
     def _write(self, register: str, values: Sequence[int]) -> None:
         if self._bus is None:
             raise LostReply(f"{self._port} is gone: plug it in again")
@@ -263,11 +271,7 @@ class So101:
         # LeRobot's own timeouts follow the wall clock, which may be set.
         port.getCurrentTime = lambda: 1e3 * time.monotonic()
 
-        def read(length: int) -> bytes:
-            taken, self._early = self._early[:length], self._early[length:]
-            return taken if len(taken) == length else taken + port.ser.read(length - len(taken))
-
-        port.readPort = read
+        port.readPort = self._received
 
         def set_timeout(length: int) -> None:
             port.packet_start_time = port.getCurrentTime()

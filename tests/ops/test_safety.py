@@ -15,6 +15,7 @@ from ops.safety_checks import (
     away,
     crowd,
     durability,
+    frames,
     guard,
     handovers,
     hostile,
@@ -265,6 +266,11 @@ def test_power_cuts_lose_nothing_that_was_flushed(effort):
 def test_a_seal_that_forgets_a_flush_is_found_out(tmp_path, monkeypatch, forgotten):
     monkeypatch.setattr(sealed, forgotten, lambda _: None)
     assert verdicts(durability.cut_power(Effort(folder=tmp_path, most=2))) == {"R2": "FAIL"}
+
+
+def test_no_spoilt_status_is_taken_for_a_pose(tmp_path):
+    few = Effort(folder=tmp_path, most=3000)
+    assert verdicts(frames.bad_frames(few)) == {"S11": "pass so far"}
 
 
 def test_killed_writers_lose_nothing(tmp_path):
