@@ -24,7 +24,7 @@ def composed(config, *overrides):
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_entry_point_composes(entry):
-    OmegaConf.to_container(composed(entry), resolve=False)
+    assert OmegaConf.to_container(composed(entry), resolve=False)
 
 
 def test_a_pull_is_a_setting_as_the_readme_writes_it():
